@@ -1,0 +1,1 @@
+"""Anatomy: where the lungs are."""

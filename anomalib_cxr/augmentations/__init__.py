@@ -1,0 +1,1 @@
+"""Batched tensor augmentations that make anomalies and views."""

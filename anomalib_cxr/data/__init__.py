@@ -1,0 +1,1 @@
+"""Datasets and datamodules of chest radiographs."""

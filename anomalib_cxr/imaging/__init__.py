@@ -1,0 +1,1 @@
+"""Pixels: radiograph files in, calibrated arrays out."""

@@ -1,0 +1,1 @@
+"""Anomaly detectors for chest radiographs, as Anomalib modules."""
