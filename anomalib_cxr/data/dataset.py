@@ -1,0 +1,134 @@
+"""Dataset of radiographs read at their true bit depth.
+
+Anomalib's own dataset converts every file to 8-bit RGB, which saturates 16-bit PNG files and cannot open DICOM, and
+looks each path of the table up on the disk when the table is set.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from anomalib import TaskType
+from anomalib.data import AnomalibDataset, ImageItem
+from PIL import Image as PILImage
+from torchvision.transforms.v2 import Resize, Transform
+from torchvision.tv_tensors import Image, Mask
+
+from anomalib_cxr.imaging import RadiographError, read_radiograph
+
+_REQUIRED = ("image_path", "label_index", "split", "mask_path")
+
+
+class RadiographDataset(AnomalibDataset):
+    """Radiographs of one split, as Anomalib's own ``ImageItem``.
+
+    Images come as ``(3, H, W)`` float32 in [0, 1], the grey value repeated. A table with at least one mask makes a
+    segmentation data set, where images without a mask get an empty one; a table without masks makes a classification
+    data set.
+
+    Args:
+        samples: Table with ``image_path``, ``label_index`` (0 normal, 1 abnormal), ``split`` and ``mask_path`` (""
+            where there is none), optionally ``bits`` (stored bit depth of an image, missing where unknown).
+            ``samples.attrs["task"]`` is "segmentation" or "classification"; where it is absent, masks decide.
+            That the files exist is for the datamodule to check, in one scan of the folder.
+        augmentations: torchvision v2 transform of image and mask together.
+        name: Name of the data set, for messages.
+    """
+
+    def __init__(self, samples: pd.DataFrame, augmentations: Transform | None = None, name: str = "Radiograph") -> None:
+        super().__init__(augmentations=augmentations)
+        self._name = name
+        self.samples = samples
+
+    @property
+    def name(self) -> str:
+        """Name of the data set."""
+        return self._name
+
+    @property
+    def samples(self) -> pd.DataFrame:
+        """Table of the samples, sorted by path."""
+        if self._samples is None:
+            msg = f"{self._name}: no samples were set"
+            raise RuntimeError(msg)
+        return self._samples
+
+    @samples.setter
+    def samples(self, samples: pd.DataFrame) -> None:
+        absent = [column for column in _REQUIRED if column not in samples.columns]
+        if absent:
+            msg = f"{self._name}: the samples table lacks the columns {absent}, it has {list(samples.columns)}"
+            raise ValueError(msg)
+        task = samples.attrs.get("task")
+        if task is None:
+            task = TaskType.SEGMENTATION.value if (samples["mask_path"] != "").any() else TaskType.CLASSIFICATION.value
+        self._samples = samples.sort_values(by="image_path", ignore_index=True)
+        self._samples.attrs["task"] = task
+
+    def __getitem__(self, index: int) -> ImageItem:
+        """Read one radiograph.
+
+        Args:
+            index: Row of the samples table.
+
+        Returns:
+            Item with ``image`` (3, H, W) float32 in [0, 1], ``gt_label`` 0 or 1, ``gt_mask`` (H, W) for segmentation,
+            ``image_path`` and ``mask_path``.
+
+        Raises:
+            RadiographError: If the image or its mask cannot be read.
+        """
+        sample = self.samples.iloc[index]
+        image = Image(torch.from_numpy(self._read_image(sample)).unsqueeze(0))
+        mask = None
+        if self.task == TaskType.SEGMENTATION:
+            mask = Mask(torch.from_numpy(self._read_mask(sample, (image.shape[-2], image.shape[-1]))))
+        image, mask = self._augment(image, mask)
+        return ImageItem(
+            image=image,
+            gt_mask=mask,
+            gt_label=torch.tensor(int(sample["label_index"])),
+            image_path=sample["image_path"],
+            mask_path=sample["mask_path"],
+        )
+
+    def _augment(self, image: Image, mask: Mask | None) -> tuple[Image, Mask | None]:
+        """Apply the augmentations and repeat the grey channel, which a plain resize never needs three times."""
+        resize_only = isinstance(self.augmentations, Resize)
+        if not resize_only:
+            image = _repeat_grey(image)
+        if self.augmentations is not None:
+            if mask is None:
+                image = self.augmentations(image)
+            else:
+                image, mask = self.augmentations(image, mask)
+        return (_repeat_grey(image) if resize_only else image), mask
+
+    def _read_image(self, sample: Any) -> np.ndarray:
+        """Read the radiograph of one row: (H, W) float32 in [0, 1]."""
+        bits = sample.get("bits")
+        return read_radiograph(sample["image_path"], bits=None if pd.isna(bits) else int(bits))
+
+    def _read_mask(self, sample: Any, size: tuple[int, int]) -> np.ndarray:
+        """Read the mask of one row, (H, W) uint8 of 0 and 1; zeros where the row has none."""
+        path = sample["mask_path"]
+        if not path:
+            return np.zeros(size, dtype=np.uint8)
+        try:
+            with PILImage.open(path) as file:
+                mask = np.asarray(file)
+        except Exception as error:
+            msg = f"{path}: the mask cannot be read: {error}"
+            raise RadiographError(msg) from error
+        mask = mask[..., :3].any(axis=-1) if mask.ndim == 3 else mask > 0
+        if mask.shape != size:
+            msg = f"{path}: the mask is {mask.shape} but its image {Path(sample['image_path']).name} is {size}"
+            raise RadiographError(msg)
+        return mask.astype(np.uint8)
+
+
+def _repeat_grey(image: Image) -> Image:
+    """Repeat one grey channel three times: (1, H, W) to (3, H, W)."""
+    return Image(image.expand(3, -1, -1).contiguous())

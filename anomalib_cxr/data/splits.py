@@ -1,0 +1,165 @@
+"""Patient-grouped, seeded splits of a samples table.
+
+Every draw walks through the patients in the order of a keyed hash of their ids. The order depends on the seed and the
+ids alone: not on the order of files or rows, not on a random generator that a library may change. A patient goes to a
+part with all images or not at all.
+
+A table here is any frame with the columns ``patient_id`` and ``label`` ("normal" or "abnormal").
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+
+from pandas import DataFrame, Series
+
+NORMAL = "normal"
+ABNORMAL = "abnormal"
+LABELS = (NORMAL, ABNORMAL)
+SPLITS = ("train", "val", "test")
+
+
+def order_patients(patient_ids: Iterable[str], seed: int) -> list[str]:
+    """Order distinct patients by ``blake2b("<seed>:<patient_id>")``.
+
+    Args:
+        patient_ids: Patient ids, repeats allowed.
+        seed: Key of the order.
+
+    Returns:
+        Each patient once, in an order that only ids and seed decide.
+    """
+    distinct = {str(patient) for patient in patient_ids}
+    return sorted(distinct, key=lambda patient: (blake2b(f"{seed}:{patient}".encode()).digest(), patient))
+
+
+def draw_patients(table: DataFrame, counts: Mapping[str, int], seed: int) -> set[str]:
+    """Draw patients until their images number exactly ``counts`` per label, or as near below as patients allow.
+
+    Patients are taken in hash order. One whose images would overshoot any label's count is passed over, so a patient
+    with both labels is taken only where both counts still have room, and one with a label that ``counts`` does not
+    name is never taken.
+
+    Args:
+        table: Samples with ``patient_id`` and ``label``.
+        counts: Images wanted per label, for instance ``{"normal": 100, "abnormal": 100}``.
+        seed: Key of the patient order.
+
+    Returns:
+        Ids of the patients drawn. Their images may be fewer than asked for: the caller says so.
+    """
+    images = _images_per_patient(table)
+    room = dict(counts)
+    drawn: set[str] = set()
+    for patient in order_patients(images, seed):
+        if not any(room.values()):
+            break
+        if all(number <= room.get(label, 0) for label, number in images[patient].items()):
+            drawn.add(patient)
+            for label, number in images[patient].items():
+                room[label] -= number
+    return drawn
+
+
+def deal_patients(table: DataFrame, shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Deal all patients to parts so that the parts' images approach the given shares, whatever the label.
+
+    Patients come in hash order, and each goes to the part that is furthest below its share.
+
+    Args:
+        table: Samples with ``patient_id``.
+        shares: Positive weights of the parts; they need not sum to one. Parts of weight zero get nothing.
+        seed: Key of the patient order.
+
+    Returns:
+        Part of each patient.
+
+    Raises:
+        ValueError: If a share is negative or all are zero.
+    """
+    total = sum(shares.values())
+    if total <= 0 or min(shares.values()) < 0:
+        msg = f"shares must be non-negative with a positive sum, got {dict(shares)}"
+        raise ValueError(msg)
+    sizes = Counter(table["patient_id"].astype(str))
+    missing = {part: share / total * len(table) for part, share in shares.items() if share > 0}
+    dealt: dict[str, str] = {}
+    for patient in order_patients(sizes, seed):
+        part = max(missing, key=lambda name: missing[name])
+        missing[part] -= sizes[patient]
+        dealt[patient] = part
+    return dealt
+
+
+def split_by_patient(table: DataFrame, seed: int, val: float = 0.15, test: float = 0.15) -> Series:
+    """Split a table for one-class learning: train on normals only, validate and test on both labels.
+
+    Normal-only patients are dealt to train, val and test by ``1 - val - test``, ``val`` and ``test``. Abnormal images
+    have no place in training, so every patient with at least one abnormal image goes to val or test, in the
+    proportion ``val`` to ``test``, together with all normal images that patient has.
+
+    Args:
+        table: Samples with ``patient_id`` and ``label``, any index.
+        seed: Key of the patient order.
+        val: Share of the normal patients' images for validation, in [0, 1).
+        test: Share for the test, in [0, 1).
+
+    Returns:
+        "train", "val" or "test" for each row, with the index of ``table``.
+
+    Raises:
+        ValueError: If the shares leave nothing for training or nothing for evaluation.
+    """
+    if not (0 <= val < 1 and 0 <= test < 1 and 0 < val + test < 1):
+        msg = f"val and test are shares with 0 < val + test < 1, got val={val} and test={test}"
+        raise ValueError(msg)
+    diseased = patients_with_abnormal(table)
+    in_diseased = table["patient_id"].astype(str).isin(diseased)
+    dealt = deal_patients(table[~in_diseased], {"train": 1 - val - test, "val": val, "test": test}, seed)
+    dealt |= deal_patients(table[in_diseased], {"val": val, "test": test}, seed)
+    return table["patient_id"].astype(str).map(dealt)
+
+
+def assign_folds(table: DataFrame, num_folds: int, seed: int) -> Series:
+    """Assign each patient to one of ``num_folds`` folds of nearly equal size, stratified by label.
+
+    Patients with an abnormal image and patients without are dealt separately, so every fold has its part of both.
+
+    Args:
+        table: Samples with ``patient_id`` and ``label``, any index.
+        num_folds: Number of folds, at least 2.
+        seed: Key of the patient order.
+
+    Returns:
+        Fold number in [0, num_folds) for each row, with the index of ``table``.
+
+    Raises:
+        ValueError: If ``num_folds`` is below 2.
+    """
+    if num_folds < 2:
+        msg = f"num_folds must be at least 2, got {num_folds}"
+        raise ValueError(msg)
+    shares = {str(fold): 1.0 for fold in range(num_folds)}
+    in_diseased = table["patient_id"].astype(str).isin(patients_with_abnormal(table))
+    dealt = deal_patients(table[~in_diseased], shares, seed) | deal_patients(table[in_diseased], shares, seed)
+    return table["patient_id"].astype(str).map(dealt).astype(int)
+
+
+def patients_with_abnormal(table: DataFrame) -> set[str]:
+    """Ids of the patients who have at least one abnormal image.
+
+    Args:
+        table: Samples with ``patient_id`` and ``label``.
+
+    Returns:
+        Set of patient ids.
+    """
+    return set(table.loc[table["label"] == ABNORMAL, "patient_id"].astype(str))
+
+
+def _images_per_patient(table: DataFrame) -> dict[str, Counter[str]]:
+    """Count each patient's images by label."""
+    images: dict[str, Counter[str]] = {}
+    for patient, label in zip(table["patient_id"].astype(str), table["label"], strict=True):
+        images.setdefault(patient, Counter())[label] += 1
+    return images

@@ -1,0 +1,92 @@
+"""Splits are patient-safe, seeded and independent of row order, held by random tables."""
+
+import hashlib
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anomalib_cxr.data.splits import assign_folds, deal_patients, draw_patients, order_patients, split_by_patient
+
+rows = st.lists(
+    st.tuples(st.integers(0, 25).map("p{}".format), st.sampled_from(["normal", "abnormal"])), min_size=1, max_size=80
+)
+
+
+def frame(pairs) -> pd.DataFrame:
+    return pd.DataFrame(pairs, columns=["patient_id", "label"])
+
+
+def test_order_is_the_published_hash_order():
+    ids = [f"patient{i}" for i in range(50)]
+    expected = sorted(ids, key=lambda p: hashlib.blake2b(b"3:" + p.encode()).hexdigest())
+    assert order_patients(reversed(ids), seed=3) == expected
+    assert order_patients(ids, seed=4) != expected
+    assert order_patients(["b", "a", "c"], seed=0) == ["c", "a", "b"]  # frozen, by b2sum
+
+
+@settings(max_examples=200, deadline=None)
+@given(pairs=rows, seed=st.integers(0, 10), val=st.floats(0.05, 0.4), test=st.floats(0.05, 0.4), data=st.data())
+def test_split_is_patient_safe_and_order_free(pairs, seed, val, test, data):
+    table = frame(pairs)
+    split = split_by_patient(table, seed, val, test)
+    assert split.notna().all()
+    parts = {}
+    for (patient, label), part in zip(pairs, split, strict=True):
+        assert parts.setdefault(patient, part) == part
+        assert not (label == "abnormal" and part == "train")
+    shuffled = data.draw(st.permutations(pairs))
+    again = split_by_patient(frame(shuffled), seed, val, test)
+    assert {p: s for (p, _), s in zip(shuffled, again, strict=True)} == parts
+
+
+@settings(max_examples=100, deadline=None)
+@given(pairs=rows, seed=st.integers(0, 5), num_folds=st.integers(2, 6))
+def test_folds_cover_everyone_once(pairs, seed, num_folds):
+    table = frame(pairs)
+    folds = assign_folds(table, num_folds, seed)
+    assert table.assign(fold=folds).groupby("patient_id")["fold"].nunique().max() == 1
+    assert set(folds) <= set(range(num_folds))
+    # Each stratum is spread: greedy dealing leaves folds no further apart than one patient's images.
+    diseased = table["patient_id"].isin(table.loc[table["label"] == "abnormal", "patient_id"])
+    for stratum in (table[diseased], table[~diseased]):
+        if len(stratum):
+            sizes = folds[stratum.index].value_counts().reindex(range(num_folds), fill_value=0)
+            assert sizes.max() - sizes.min() <= stratum["patient_id"].value_counts().max()
+
+
+@settings(max_examples=100, deadline=None)
+@given(pairs=rows, seed=st.integers(0, 5), normal=st.integers(0, 20), abnormal=st.integers(0, 20))
+def test_draw_never_overshoots_and_stops_only_for_want_of_patients(pairs, seed, normal, abnormal):
+    table = frame(pairs)
+    wanted = {"normal": normal, "abnormal": abnormal}
+    drawn = draw_patients(table, wanted, seed)
+    got = table[table["patient_id"].isin(drawn)]["label"].value_counts()
+    room = {label: number - got.get(label, 0) for label, number in wanted.items()}
+    assert min(room.values()) >= 0
+    for patient, images in table[~table["patient_id"].isin(drawn)].groupby("patient_id"):
+        need = images["label"].value_counts()
+        assert any(need.get(label, 0) > room[label] for label in wanted), patient
+
+
+def test_single_image_patients_give_exact_shares():
+    table = frame([(f"n{i}", "normal") for i in range(1000)] + [(f"a{i}", "abnormal") for i in range(300)])
+    split = split_by_patient(table, seed=0, val=0.15, test=0.15)
+    counts = pd.crosstab(table["label"], split)
+    assert counts.loc["normal"].to_dict() == {"test": 150, "train": 700, "val": 150}
+    assert counts.loc["abnormal"].to_dict() == {"test": 150, "train": 0, "val": 150}
+    assert (split != split_by_patient(table, seed=1)).any()
+
+
+@pytest.mark.parametrize(("val", "test"), [(0, 0), (0.5, 0.5), (-0.1, 0.3), (1.0, 0.0)])
+def test_impossible_shares_are_refused(val, test):
+    with pytest.raises(ValueError, match="shares with 0 < val"):
+        split_by_patient(frame([("p", "normal")]), 0, val, test)
+
+
+def test_bad_folds_and_weights_are_refused():
+    with pytest.raises(ValueError, match="num_folds must be at least 2, got 1"):
+        assign_folds(frame([("p", "normal")]), 1, 0)
+    with pytest.raises(ValueError, match="non-negative"):
+        deal_patients(frame([("p", "normal")]), {"a": -1.0, "b": 3.0}, 0)
