@@ -1,0 +1,156 @@
+"""Lung masks of frontal chest radiographs, without annotations or learned weights, and a check of their quality."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from skimage.measure import label
+
+from anomalib_cxr.anatomy.lung_contour import bend_outline
+from anomalib_cxr.anatomy.lung_outline import PRIOR, FloatArray, place_outline
+from anomalib_cxr.anatomy.otsu_lungs import otsu_lungs
+
+LungMethod = Literal["shape", "otsu"]
+Fallback = Literal["shape", "prior"]
+
+MIN_SIDE = 16
+"""Smallest height and width accepted, in pixels."""
+
+MIN_PLACEMENT_SCORE = 0.01
+"""Below this placement score the image shows no lungs and the prior outline is used (ours)."""
+
+_WORK_SIZE = 256
+_OUTLINE_POINTS = 72
+
+
+@dataclass(frozen=True)
+class LungQuality:
+    """What a lung mask looks like, to find the ones that went wrong.
+
+    Attributes:
+        area_fraction: Share of the image inside the mask, above 0 and at most 1.
+        components: Number of 8-connected components; 2 is what is expected.
+        symmetry: Area of the second largest component over the largest, in [0, 1]; 0 with one component.
+        border_contact: Whether the mask touches the image's border.
+        contrast: Mean brightness around the mask minus inside it, in the image's units. Below zero for an image whose
+            lungs are not dark (an inverted one, say).
+        fallback_used: None where the asked method gave the mask; ``"shape"`` where Otsu's method found nothing;
+            ``"prior"`` where no lungs were found and the average outline stands in the middle of the image.
+    """
+
+    area_fraction: float
+    components: int
+    symmetry: float
+    border_contact: bool
+    contrast: float
+    fallback_used: Fallback | None
+
+
+def segment_lungs(image: FloatArray, method: LungMethod = "shape") -> NDArray[np.bool_]:
+    """Segment the lungs of a frontal chest radiograph.
+
+    ``"shape"`` (ours) places a hand-drawn average outline of both lungs where it separates dark from bright best, then
+    bends it onto the edges of the image. ``"otsu"`` is Algorithm 1 of AnatPaste (Sato et al. 2023).
+
+    Args:
+        image: Radiograph of shape (H, W) in [0, 1], air dark and bone bright, at least 16×16.
+        method: ``"shape"`` or ``"otsu"``.
+
+    Returns:
+        Boolean mask of shape (H, W), never empty. :func:`segment_lungs_with_quality` says whether a fallback was used.
+
+    Raises:
+        ValueError: If the image is not two-dimensional, is too small, holds NaN or infinity or values outside [0, 1],
+            or if the method is unknown.
+    """
+    return segment_lungs_with_quality(image, method)[0]
+
+
+def segment_lungs_with_quality(
+    image: FloatArray, method: LungMethod = "shape"
+) -> tuple[NDArray[np.bool_], LungQuality]:
+    """Segment the lungs and describe the mask.
+
+    Args:
+        image: Radiograph of shape (H, W) in [0, 1], air dark and bone bright, at least 16×16.
+        method: ``"shape"`` or ``"otsu"``, see :func:`segment_lungs`.
+
+    Returns:
+        Boolean mask of shape (H, W), never empty, and its quality.
+
+    Raises:
+        ValueError: As :func:`segment_lungs`.
+    """
+    image = _checked(image)
+    if method not in get_args(LungMethod):
+        msg = f"Unknown lung segmentation method {method!r}: use one of {', '.join(get_args(LungMethod))}."
+        raise ValueError(msg)
+    fallback: Fallback | None = None
+    if method == "otsu":
+        mask = otsu_lungs(image)
+        if not mask.any():
+            mask, found = _shape_lungs(image)
+            fallback = "shape" if found else "prior"
+    else:
+        mask, found = _shape_lungs(image)
+        fallback = None if found else "prior"
+    return mask, _quality(image, mask, fallback)
+
+
+def _checked(image: FloatArray) -> NDArray[np.float32]:
+    image = np.asarray(image)
+    if image.ndim != 2 or min(image.shape) < MIN_SIDE:
+        msg = f"Lung segmentation needs an image of shape (H, W), at least {MIN_SIDE}×{MIN_SIDE}, got {image.shape}."
+        raise ValueError(msg)
+    if not np.issubdtype(image.dtype, np.floating):
+        msg = f"Lung segmentation needs a floating-point image in [0, 1], got {image.dtype}: divide by its full scale."
+        raise ValueError(msg)
+    low, high = image.min(), image.max()
+    if not (low >= -1e-3 and high <= 1 + 1e-3):  # also false for NaN
+        msg = f"Lung segmentation needs finite values in [0, 1], got values from {low} to {high}: rescale the image."
+        raise ValueError(msg)
+    return np.clip(image, 0, 1).astype(np.float32)
+
+
+def _shape_lungs(image: NDArray[np.float32]) -> tuple[NDArray[np.bool_], bool]:
+    """Return the mask by outline, and whether lungs were found (else the mask is the prior outline)."""
+    height, width = image.shape
+    area = height * width >= _WORK_SIZE**2
+    work = cv2.resize(image, (_WORK_SIZE, _WORK_SIZE), interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR)
+    low, high = np.percentile(work, (1, 99))
+    placement = PRIOR
+    if high > low:
+        work = np.clip((work - low) / (high - low), 0, 1).astype(np.float32)
+        placement = place_outline(work)
+    found = placement.score >= MIN_PLACEMENT_SCORE
+    if found:
+        outline = bend_outline(work, placement.outline(_OUTLINE_POINTS) * _WORK_SIZE - 0.5)
+    else:
+        outline = PRIOR.outline(_OUTLINE_POINTS) * _WORK_SIZE - 0.5
+    scale = np.array([width, height]) / _WORK_SIZE
+    return _fill((outline + 0.5) * scale - 0.5, image.shape), found
+
+
+def _fill(outlines: FloatArray, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return the pixels inside closed outlines of shape (lungs, points, 2)."""
+    mask = np.zeros(shape, dtype=np.uint8)
+    for outline in outlines:
+        cv2.fillPoly(mask, [np.round(outline * 16).astype(np.int32)], 1, shift=4)
+    return mask.astype(bool)
+
+
+def _quality(image: FloatArray, mask: NDArray[np.bool_], fallback: Fallback | None) -> LungQuality:
+    labels = label(mask, connectivity=2)
+    areas = np.sort(np.bincount(labels.ravel())[1:])[::-1]
+    width = max(3, round(min(mask.shape) * 0.05)) | 1
+    around = cv2.dilate(mask.astype(np.uint8), np.ones((width, width), np.uint8)).astype(bool) & ~mask
+    return LungQuality(
+        area_fraction=float(mask.mean()),
+        components=len(areas),
+        symmetry=float(areas[1] / areas[0]) if len(areas) > 1 else 0.0,
+        border_contact=bool(mask[[0, -1]].any() or mask[:, [0, -1]].any()),
+        contrast=float(image[around].mean() - image[mask].mean()) if around.any() else 0.0,
+        fallback_used=fallback,
+    )
