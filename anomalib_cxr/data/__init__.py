@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from anomalib_cxr.data.base import RadiographDataModule
     from anomalib_cxr.data.dataset import RadiographDataset
+    from anomalib_cxr.data.zhanglab import ZhangLab
 
 _MODULES = {
     "RadiographDataModule": "base",
     "RadiographDataset": "dataset",
+    "ZhangLab": "zhanglab",
 }
 
-__all__ = ["RadiographDataModule", "RadiographDataset"]
+__all__ = ["RadiographDataModule", "RadiographDataset", "ZhangLab"]
 
 
 def __getattr__(name: str) -> Any:

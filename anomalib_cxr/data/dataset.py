@@ -118,11 +118,11 @@ class RadiographDataset(AnomalibDataset):
             return np.zeros(size, dtype=np.uint8)
         try:
             with PILImage.open(path) as file:
-                mask = np.asarray(file)
+                pixels = np.asarray(file)
         except Exception as error:
             msg = f"{path}: the mask cannot be read: {error}"
             raise RadiographError(msg) from error
-        mask = mask[..., :3].any(axis=-1) if mask.ndim == 3 else mask > 0
+        mask = (pixels[..., :3] if pixels.ndim == 3 else pixels[..., None]).any(axis=-1)
         if mask.shape != size:
             msg = f"{path}: the mask is {mask.shape} but its image {Path(sample['image_path']).name} is {size}"
             raise RadiographError(msg)

@@ -1,0 +1,161 @@
+"""ZhangLab: paediatric chest X-rays with and without pneumonia (Kermany et al., Cell 2018, CC BY 4.0).
+
+Layout as published (doi 10.17632/rscbjbr9sj)::
+
+    root/
+    ├── train/{NORMAL,PNEUMONIA}/*.jpeg    1349 + 3883 images
+    ├── test/{NORMAL,PNEUMONIA}/*.jpeg      234 +  390
+    └── val/{NORMAL,PNEUMONIA}/*.jpeg      only in some copies: 8 + 8 images taken from train, joined to it again
+
+The patient is in the file name: ``person123_bacteria_45.jpeg``, ``IM-0115-0001.jpeg``,
+``NORMAL2-IM-0383-0001.jpeg``. Numbers occur in train and in test alike (25 of the first 500 training persons do), and
+nothing says whether they are the same children. Patient ids therefore carry the official part
+(``train/person123``), and validation is drawn from those training patients whose number does not occur in the test
+set, so that no child is in both even if the numbering is one.
+"""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from anomalib_cxr.data.base import RadiographDataModule
+from anomalib_cxr.data.files import scan_images
+from anomalib_cxr.data.splits import ABNORMAL, LABELS, NORMAL, draw_patients
+
+logger = logging.getLogger(__name__)
+
+CLASSES = {"NORMAL": NORMAL, "PNEUMONIA": ABNORMAL}
+PUBLISHED = {("train", NORMAL): 1349, ("train", ABNORMAL): 3883, ("test", NORMAL): 234, ("test", ABNORMAL): 390}
+_PATIENT = re.compile(r"person\d+|(?:NORMAL2-)?IM-\d+", re.IGNORECASE)
+_FINDING = re.compile(r"_(bacteria|virus)_", re.IGNORECASE)
+
+
+class ZhangLab(RadiographDataModule):
+    """ZhangLab pneumonia set: official test set, training on the official training normals.
+
+    Validation is drawn from the official training set by patient and seed, as in AnatPaste (Sato et al. 2022): 100
+    normal and 100 pneumonia images. A patient whose images would overshoot is passed over. The pneumonia images that
+    are left are not used. ``findings`` is "bacteria" or "virus".
+
+    Args:
+        root: Folder with ``train`` and ``test``.
+        val_per_class: Validation images of each class.
+        **kwargs: Batch sizes, workers, augmentations and seed, see :class:`RadiographDataModule`.
+
+    Example:
+        >>> data = ZhangLab(root="datasets/zhanglab")  # doctest: +SKIP
+        >>> data.samples.groupby(["split", "label"]).size()  # doctest: +SKIP
+    """
+
+    def __init__(self, root: str | Path = "./datasets/zhanglab", val_per_class: int = 100, **kwargs: Any) -> None:
+        super().__init__(root=root, **kwargs)
+        if val_per_class < 1:
+            msg = f"ZhangLab: val_per_class must be at least 1, got {val_per_class}"
+            raise ValueError(msg)
+        self.val_per_class = val_per_class
+
+    def make_samples(self) -> pd.DataFrame:
+        """List the folders and draw the validation patients.
+
+        Returns:
+            The samples table; ``image_path`` is below the root.
+
+        Raises:
+            FileNotFoundError: If the root or a class folder is missing.
+            ValueError: If a class folder holds no image, or the draw leaves no normal image for training.
+        """
+        _check_layout(self.root)
+        parts = [_list_class(self.root, "train", name) + _list_class(self.root, "test", name) for name in CLASSES]
+        if (self.root / "val").is_dir():
+            parts += [_list_class(self.root, "val", name, optional=True) for name in CLASSES]
+        table = pd.DataFrame([row for rows in parts for row in rows])
+        _compare_with_published(table)
+        return self._draw_validation(table)
+
+    def _draw_validation(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Move validation patients out of train, and leave the other pneumonia images of train aside."""
+        in_train = table["split"] == "train"
+        test_numbers = set(table.loc[~in_train, "patient_id"].str.partition("/")[2])
+        candidates = table[in_train & ~table["patient_id"].str.partition("/")[2].isin(test_numbers)]
+        drawn = draw_patients(candidates, dict.fromkeys(LABELS, self.val_per_class), self.seed)
+        chosen = in_train & table["patient_id"].isin(drawn)
+        table.loc[chosen, "split"] = "val"
+        for label in LABELS:
+            number = int((chosen & (table["label"] == label)).sum())
+            if number != self.val_per_class:
+                logger.warning("ZhangLab: validation has %d of %d %s images", number, self.val_per_class, label)
+        if not ((table["split"] == "train") & (table["label"] == NORMAL)).any():
+            msg = (
+                f"ZhangLab: the {int((in_train & (table['label'] == NORMAL)).sum())} normal images of "
+                f"{self.root / 'train'} are too few to take {self.val_per_class} for validation, lower val_per_class"
+            )
+            raise ValueError(msg)
+        unused = (table["split"] == "train") & (table["label"] == ABNORMAL)
+        logger.info("ZhangLab: %d pneumonia images of the official training set are not used", int(unused.sum()))
+        return table[~unused]
+
+
+def _check_layout(root: Path) -> None:
+    """Refuse a root that lacks train or test, and say so if they are one folder further down."""
+    if not root.is_dir():
+        msg = f"ZhangLab: the root {root} does not exist, give the folder that holds train and test"
+        raise FileNotFoundError(msg)
+    missing = [part for part in ("train", "test") if not (root / part).is_dir()]
+    if missing:
+        below = sorted(path.parent.name for path in root.glob("*/train") if (path.parent / "test").is_dir())
+        hint = f"; {root / below[0]} has them, give that" if below else ", give the folder that holds train and test"
+        msg = f"ZhangLab: {root} has no folder {' nor '.join(missing)}{hint}"
+        raise FileNotFoundError(msg)
+
+
+def _list_class(root: Path, part: str, name: str, optional: bool = False) -> list[dict[str, str]]:
+    """List one class folder. Rows of ``val`` belong to train."""
+    folder = root / part / name
+    if not folder.is_dir():
+        if optional:
+            logger.warning("ZhangLab: %s is missing, nothing is joined to train from it", folder)
+            return []
+        msg = f"ZhangLab: the class folder {folder} is missing"
+        raise FileNotFoundError(msg)
+    scan = scan_images(folder)
+    if scan.ignored:
+        logger.info("ZhangLab: %d files in %s are no images and ignored", scan.ignored, folder)
+    if not scan.images and not optional:
+        msg = f"ZhangLab: the class folder {folder} holds no images"
+        raise ValueError(msg)
+    split = "test" if part == "test" else "train"
+    rows = []
+    nameless = 0
+    for relative in scan.images:
+        file_name = relative.rpartition("/")[2]
+        patient = _PATIENT.match(file_name)
+        finding = _FINDING.search(file_name)
+        nameless += patient is None
+        rows.append(
+            {
+                "image_path": str(folder / relative),
+                "label": CLASSES[name],
+                "split": split,
+                "patient_id": f"{split}/{patient[0] if patient else Path(file_name).stem}",
+                "findings": finding[1].lower() if finding else "",
+                "mask_path": "",
+            }
+        )
+    if nameless:
+        logger.warning("ZhangLab: %d names in %s hold no patient, each counts as its own", nameless, folder)
+    return rows
+
+
+def _compare_with_published(table: pd.DataFrame) -> None:
+    """Say in one log line where the counts differ from the published ones."""
+    counts = table.groupby(["split", "label"]).size().to_dict()
+    differences = [
+        f"{split} {label} {counts.get((split, label), 0)} (published {number})"
+        for (split, label), number in PUBLISHED.items()
+        if counts.get((split, label), 0) != number
+    ]
+    if differences:
+        logger.warning("ZhangLab: counts differ from the published ones: %s", ", ".join(differences))

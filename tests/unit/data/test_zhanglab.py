@@ -1,0 +1,163 @@
+"""ZhangLab in its official layout: drawn copies with the real file names, and the real files where they are."""
+
+import logging
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+from anomalib.data import AnomalibDataModule
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from anomalib_cxr.data import ZhangLab
+
+
+def draw(folder, names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        Image.fromarray(np.full((8, 8), 90, dtype=np.uint8)).save(folder / name, format="JPEG")
+
+
+@pytest.fixture
+def root(tmp_path):
+    """30 + 60 training images, 12 + 9 test images."""
+    normal = [f"IM-{i:04}-0001.jpeg" for i in range(10)] + [f"NORMAL2-IM-{i:04}-0001.JPEG" for i in range(10)]
+    normal += [f"IM-{i:04}-0001-000{k}.jpeg" for i in range(20, 25) for k in (1, 2)]
+    sick = [f"person{i}_bacteria_{10 * i + k}.jpeg" for i in range(1, 21) for k in range(2)]
+    sick += [f"person{i}_virus_{10 * i}.jpeg" for i in range(101, 121)]
+    draw(tmp_path / "train/NORMAL", normal)
+    draw(tmp_path / "train/PNEUMONIA", sick)
+    draw(tmp_path / "test/NORMAL", [f"IM-{i:04}-0001.jpeg" for i in range(500, 512)])
+    draw(tmp_path / "test/PNEUMONIA", [f"person{i}_virus_{i}.jpeg" for i in range(1, 10)])
+    return tmp_path
+
+
+def numbers(samples):
+    return Counter(zip(samples["split"], samples["label"], strict=True))
+
+
+def test_split_of_a_drawn_copy(root):
+    samples = ZhangLab(root, val_per_class=10).samples
+    assert numbers(samples) == {
+        ("train", "normal"): 20,
+        ("val", "normal"): 10,
+        ("val", "abnormal"): 10,
+        ("test", "normal"): 12,
+        ("test", "abnormal"): 9,
+    }
+    val = set(samples.query("split == 'val'")["patient_id"])
+    assert not val & set(samples.query("split == 'train'")["patient_id"])
+    # person1 ... person9 are in the test set as well, so they are not drawn for validation.
+    assert not {patient.partition("/")[2] for patient in val} & {f"person{i}" for i in range(1, 10)}
+
+
+def test_patients_and_findings_come_from_the_names(root):
+    samples = ZhangLab(root, val_per_class=10).samples
+    by_name = {path.rpartition("/")[2]: row for path, row in samples.set_index("image_path").iterrows()}
+    assert by_name["person3_virus_3.jpeg"]["patient_id"] == "test/person3"
+    assert by_name["person3_virus_3.jpeg"]["findings"] == "virus"
+    assert by_name["IM-0003-0001.jpeg"]["patient_id"] == "train/IM-0003"
+    assert by_name["NORMAL2-IM-0003-0001.JPEG"]["patient_id"] == "train/NORMAL2-IM-0003"
+    assert by_name["IM-0021-0001-0001.jpeg"]["patient_id"] == by_name["IM-0021-0001-0002.jpeg"]["patient_id"]
+    assert by_name["IM-0021-0001-0001.jpeg"]["findings"] == ""
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**31), per_class=st.integers(2, 20))
+def test_no_patient_in_two_splits_for_any_seed(tmp_path_factory, seed, per_class):
+    root = tmp_path_factory.getbasetemp() / "property"
+    if not root.exists():
+        for part, first in (("train", 0), ("test", 12)):
+            draw(root / part / "NORMAL", [f"IM-{i:04}-{k:04}.jpeg" for i in range(first, first + 14) for k in (1, 2)])
+            sick = [f"person{i}_virus_{i}{k}.jpeg" for i in range(first, first + 15) for k in range(1 + i % 3)]
+            draw(root / part / "PNEUMONIA", sick)
+    samples = ZhangLab(root, val_per_class=per_class, seed=seed).samples
+    assert samples.groupby("patient_id")["split"].nunique().max() == 1
+    assert samples["image_path"].is_unique
+    test_files = {str(path) for path in (root / "test").rglob("*.jpeg")}
+    assert set(samples.query("split == 'test'")["image_path"]) == test_files
+
+
+def test_official_test_set_is_complete_after_setup(root):
+    data = ZhangLab(root, val_per_class=10, num_workers=0)
+    data.setup()
+    paths = [path for batch in data.test_dataloader() for path in batch.image_path]
+    assert sorted(paths) == sorted(str(path) for path in (root / "test").rglob("*.jpeg"))
+
+
+def test_val_folder_is_joined_to_train(root):
+    before = numbers(ZhangLab(root, val_per_class=10).samples)
+    draw(root / "val/NORMAL", [f"NORMAL2-IM-14{i:02}-0001.jpeg" for i in range(8)])
+    draw(root / "val/PNEUMONIA", [f"person19{i}_bacteria_1.jpeg" for i in range(8)])
+    after = numbers(ZhangLab(root, val_per_class=10).samples)
+    assert after - before == Counter({("train", "normal"): 8})
+
+
+def test_seed_and_file_order(root):
+    first = ZhangLab(root, val_per_class=10, seed=1).samples
+    again = ZhangLab(root, val_per_class=10, seed=1).samples
+    other = ZhangLab(root, val_per_class=10, seed=2).samples
+    assert first.equals(again)
+    assert set(first.query("split == 'val'")["image_path"]) != set(other.query("split == 'val'")["image_path"])
+
+
+def test_stray_files_are_ignored_and_counted(root, caplog):
+    before = numbers(ZhangLab(root, val_per_class=10).samples)
+    for name in (".DS_Store", "._IM-0001-0001.jpeg", "Thumbs.db"):
+        (root / "train/NORMAL" / name).write_bytes(b"x")
+    with caplog.at_level(logging.INFO, logger="anomalib_cxr"):
+        assert numbers(ZhangLab(root, val_per_class=10).samples) == before
+    assert "3 files in" in caplog.text
+
+
+def test_counts_unlike_the_published_ones_are_said(root, caplog):
+    with caplog.at_level(logging.WARNING, logger="anomalib_cxr"):
+        _ = ZhangLab(root, val_per_class=10).samples
+    assert "train normal 30 (published 1349)" in caplog.text
+    assert "test abnormal 9 (published 390)" in caplog.text
+
+
+def test_errors_name_the_folder(root):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        _ = ZhangLab(root / "nowhere").samples
+    with pytest.raises(FileNotFoundError, match="give that"):
+        _ = ZhangLab(root.parent).samples
+    with pytest.raises(ValueError, match=r"30 normal images.*too few to take 100"):
+        _ = ZhangLab(root).samples
+    with pytest.raises(ValueError, match="val_per_class must be at least 1"):
+        ZhangLab(root, val_per_class=0)
+    for path in (root / "test/NORMAL").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match=r"test.NORMAL holds no images"):
+        _ = ZhangLab(root, val_per_class=10).samples
+    (root / "test/NORMAL").rmdir()
+    with pytest.raises(FileNotFoundError, match=r"test.NORMAL is missing"):
+        _ = ZhangLab(root, val_per_class=10).samples
+    shutil.rmtree(root / "test")
+    with pytest.raises(FileNotFoundError, match="has no folder test"):
+        _ = ZhangLab(root, val_per_class=10).samples
+
+
+def test_constructed_from_yaml(root, tmp_path):
+    config = tmp_path / "zhanglab.yaml"
+    config.write_text(
+        f"class_path: anomalib_cxr.data.ZhangLab\ninit_args: {{root: {root}, val_per_class: 5, train_batch_size: 4}}\n"
+    )
+    data = AnomalibDataModule.from_config(config)
+    assert (data.name, data.val_per_class, data.train_batch_size, data.eval_batch_size) == ("ZhangLab", 5, 4, 32)
+
+
+def test_real_files(shared):
+    samples = ZhangLab(shared / "data/zhanglab", seed=0).samples
+    assert numbers(samples) == {
+        ("train", "normal"): 1249,
+        ("val", "normal"): 100,
+        ("val", "abnormal"): 100,
+        ("test", "normal"): 117,
+        ("test", "abnormal"): 195,
+    }
+    findings = Counter(samples["findings"][samples["split"] == "test"])
+    assert findings == {"": 117, "bacteria": 116, "virus": 79}
+    assert samples.groupby("patient_id")["split"].nunique().max() == 1
