@@ -1,0 +1,113 @@
+"""Input checks shared by the augmentations: each error is one sentence."""
+
+import torch
+from torch import Tensor
+
+# Resizing may overshoot the range by rounding; images that were never scaled, or were standardised, go far beyond.
+_RANGE_TOLERANCE = 1e-3
+
+
+def check_images(images: Tensor) -> None:
+    """Check for a batch of grey float images in [0, 1].
+
+    Args:
+        images: What should be grey images, shape (B, 1, H, W).
+
+    Raises:
+        ValueError: If the shape, the type or the range is another.
+    """
+    if images.ndim != 4 or images.shape[1] != 1:
+        msg = (
+            f"images must be grey, of shape (B, 1, H, W), but have shape {tuple(images.shape)}: "
+            "add or average the channel dimension first."
+        )
+        raise ValueError(msg)
+    if not images.is_floating_point():
+        msg = f"images must be floats in [0, 1], but are {images.dtype}: divide by the highest possible value first."
+        raise ValueError(msg)
+    if images.numel() == 0:
+        msg = f"images hold no pixel, their shape is {tuple(images.shape)}: leave empty batches out."
+        raise ValueError(msg)
+    low, high = (value.item() for value in images.aminmax())
+    if not (low >= -_RANGE_TOLERANCE and high <= 1 + _RANGE_TOLERANCE):
+        msg = f"images must lie in [0, 1], but go from {low:.4g} to {high:.4g}: paste before standardising."
+        raise ValueError(msg)
+
+
+def check_lungs(lungs: Tensor | None, images: Tensor) -> Tensor:
+    """Check for one lung mask an image.
+
+    Args:
+        lungs: What should be lung masks, bool, shape (B, 1, H, W).
+        images: The images they belong to, shape (B, 1, H, W).
+
+    Returns:
+        The lung masks.
+
+    Raises:
+        ValueError: If lungs are missing, or of another shape, type or device.
+    """
+    if lungs is None:
+        msg = "lung masks are missing: pass `lungs`, or choose segmentation=False to paste anywhere."
+        raise ValueError(msg)
+    if lungs.shape != images.shape:
+        msg = (
+            f"lungs must have the shape of the images, {tuple(images.shape)}, but have {tuple(lungs.shape)}: "
+            "resize them with the images."
+        )
+        raise ValueError(msg)
+    if lungs.dtype != torch.bool:
+        msg = f"lungs must be a bool mask, but are {lungs.dtype}: threshold them first, for example `lungs > 0.5`."
+        raise ValueError(msg)
+    if lungs.device != images.device:
+        msg = f"lungs are on {lungs.device}, but the images on {images.device}: move them to the same device."
+        raise ValueError(msg)
+    return lungs
+
+
+def check_range(
+    name: str,
+    limits: tuple[float, float],
+    low: float = float("-inf"),
+    high: float = float("inf"),
+    *,
+    open_low: bool = False,
+) -> tuple[float, float]:
+    """Check a pair of limits.
+
+    Args:
+        name: The argument's name, for the error.
+        limits: Lower and upper limit.
+        low: Least value allowed.
+        high: Greatest value allowed.
+        open_low: Whether ``low`` itself is refused.
+
+    Returns:
+        The limits as a tuple of two floats.
+
+    Raises:
+        ValueError: If there are not two limits, they are reversed, or they leave [low, high].
+    """
+    if len(limits) != 2:
+        msg = f"{name} must be a pair (lowest, highest), but is {limits!r}."
+        raise ValueError(msg)
+    first, last = float(limits[0]), float(limits[1])
+    if not first <= last:
+        msg = f"{name} must be (lowest, highest), but {first:g} is above {last:g}: swap them."
+        raise ValueError(msg)
+    if first < low or last > high or (open_low and first == low):
+        msg = f"{name} must lie within {'(' if open_low else '['}{low:g}, {high:g}], but is ({first:g}, {last:g})."
+        raise ValueError(msg)
+    return first, last
+
+
+def check_fraction(name: str, value: float) -> float:
+    """Check for a number in [0, 1].
+
+    Raises:
+        ValueError: If the number lies outside.
+    """
+    if not 0 <= value <= 1:
+        msg = f"{name} must lie in [0, 1], but is {value:g}."
+        raise ValueError(msg)
+    return value
