@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from anomalib_cxr.anatomy.lung_outline import FloatArray, outward_normals
+from anomalib_cxr.anatomy.lung_outline import FloatArray, local_contrast, outward_normals
 
 _BLUR = 1.5  # pixels at 256×256, as all lengths here
-_LOCAL_SIGMA = 30.0
 _CONTRAST_FLOOR = 0.05
 _REACHES = (16.0, 9.0)  # how far points may move, in one round after the other
 _POSITIONS = 41
@@ -36,11 +35,10 @@ def bend_outline(image: FloatArray, outline: FloatArray) -> FloatArray:
         The bent outlines, of the same shape.
     """
     blurred = cv2.GaussianBlur(image, (0, 0), _BLUR)
-    mean = cv2.GaussianBlur(blurred, (0, 0), _LOCAL_SIGMA)
-    variance = cv2.GaussianBlur(blurred * blurred, (0, 0), _LOCAL_SIGMA) - mean * mean
-    scaled = blurred / (np.sqrt(np.maximum(variance, 0)) + _CONTRAST_FLOOR)
+    scaled = blurred / (local_contrast(blurred) + _CONTRAST_FLOOR)
     for reach in _REACHES:
         normals = outward_normals(outline)
+        normals /= np.linalg.norm(normals, axis=-1, keepdims=True) + 1e-12
         offsets = np.linspace(-reach, reach, _POSITIONS)
         position = closed_path(_cost(scaled, outline, normals, offsets), _BEND_WEIGHT, _MAX_JUMP)
         moved = normals * offsets[position][..., None]

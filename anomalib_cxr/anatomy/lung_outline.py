@@ -1,47 +1,66 @@
 """The average outline of the two lungs, drawn by hand, and where it sits in a given radiograph.
 
 The outline is a handful of points a lung, in a frame whose origin is on the midline, half-way between the apices and
-the costophrenic angles: x = ±1 at the lateral ends, y = −1 at the apices, y = 1 at the angles. Placing it takes four
-numbers: centre (x, y) and half-size (x, y). The best placement is the one whose outline crosses the image from dark
-(lung) to bright (chest wall, mediastinum, diaphragm) everywhere.
+the costophrenic angles: x = ±1 at the lateral ends, y = −1 at the apices, y = 1 at the angles. Placing it takes six
+numbers: centre (x, y), half-size (x, y) and, a lung, how deep the heart's notch is. The best placement is the one whose
+outline crosses the image from dark (lung) to bright (chest wall, mediastinum, diaphragm) everywhere. Both lungs may
+have the notch, so a mirrored image gives the mirrored outline. The method and its numbers are ours.
 """
 
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
+from itertools import combinations, product
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.floating]
+FloatArray = NDArray[Any]
 
-# Image-left lung (the patient's right) and image-right lung (with the heart's notch), clockwise or not: either will do.
-_LEFT_OF_IMAGE = (
-    (-0.26, -0.97), (-0.40, -1.00), (-0.53, -0.95), (-0.65, -0.82), (-0.76, -0.60), (-0.85, -0.32), (-0.91, 0.00),
-    (-0.95, 0.30), (-0.98, 0.60), (-1.00, 0.95), (-0.88, 0.80), (-0.70, 0.69), (-0.50, 0.64), (-0.30, 0.70),
-    (-0.21, 0.68), (-0.20, 0.50), (-0.22, 0.25), (-0.17, 0.00), (-0.13, -0.30), (-0.12, -0.60), (-0.17, -0.84),
+# The lung on the image's right without and with the heart's notch: from the apex down the chest wall to the
+# costophrenic angle, along the diaphragm towards the midline and up the mediastinum.
+_PLAIN = (
+    (0.26, -0.97), (0.40, -1.00), (0.53, -0.95), (0.65, -0.82), (0.76, -0.60), (0.85, -0.32), (0.91, 0.00),
+    (0.95, 0.30), (0.98, 0.60), (1.00, 0.95), (0.88, 0.80), (0.70, 0.69), (0.50, 0.64), (0.30, 0.70),
+    (0.21, 0.68), (0.20, 0.50), (0.22, 0.25), (0.17, 0.00), (0.13, -0.30), (0.12, -0.60), (0.17, -0.84),
 )  # fmt: skip
-_RIGHT_OF_IMAGE = (
+_NOTCHED = (
     (0.26, -0.97), (0.40, -1.00), (0.53, -0.95), (0.65, -0.82), (0.76, -0.60), (0.85, -0.32), (0.91, 0.00),
     (0.95, 0.30), (0.98, 0.60), (1.00, 0.95), (0.90, 0.84), (0.78, 0.77), (0.66, 0.76), (0.57, 0.74),
     (0.51, 0.60), (0.46, 0.40), (0.38, 0.20), (0.23, -0.02), (0.20, -0.30), (0.13, -0.60), (0.16, -0.84),
 )  # fmt: skip
+_INNER = slice(10, 20)  # the points of diaphragm and mediastinum: no air behind them, unlike the chest wall
 
-PRIOR_PLACEMENT = (0.50, 0.45, 0.36, 0.36)
-"""Where the outline goes when the image says nothing: centre x, centre y, half-width, half-height (image = 1)."""
+_POINTS = 40  # a lung, while searching
+_LOCAL_SIGMA = 30 / 256  # of the neighbourhood whose contrast scales all changes of brightness
+_USUAL_SIZE = (0.37, 0.36)  # half-width and half-height: smaller ones cost a little, larger ones more
+_SMALL_WEIGHT = 0.07
+_LARGE_WEIGHT = 0.2
+_ASPECT_WEIGHT = 0.02
 
-_GRID_SIZE = 32  # the exhaustive search runs at 32×32,
-_GRID_BLUR = 2.0  # on an image blurred by this much (pixels at 128×128),
-_DIRECTIONS = 16  # with outward normals rounded to this many directions
-_REFINE_SIZE = 128
-_REFINE_BLUR = 1.0
-_REFINE_STEPS = (0.03, 0.015, 0.007)
-_STARTS = 2  # placements refined, for each of the two mirror images
-_LOCAL_SIGMA = 30 / 256  # neighbourhood whose contrast scales the gradient
-_CONTRAST_FLOOR = 0.1
+# First an exhaustive search at 32×32 over centre and size ...
+_GRID_SIZE = 32
+_GRID_BLUR = 2.0  # pixels at 128×128
 _GRID_CLIP = 0.3  # one strong edge counts no more than this
-_SIZE_REWARD = 0.05  # larger outlines win over smaller ones that cross the same edges
+_GRID_NOTCH = 0.3
+_DIRECTIONS = 16  # outward normals are rounded to this many directions
+_STARTS = 3
+_START_DISTANCE = 0.06
+
+# ... then climbing at 128×128 in all six numbers: from every start by the first step, from the best one by the others.
+_CLIMB_SIZE = 128
+_CLIMB_STEPS = (0.03, 0.015, 0.007)
+_CLIMB_ROUNDS = 4
+_NOTCH_STEP = 10.0  # notch depths move in steps this much larger
+_NOTCH_RANGE = (-0.2, 1.3)
+_SMALLEST_HALF_SIZE = 0.12
+_EDGE_BLUR = 1.0
+_BAND_BLUR = 3.0
+_BAND_DISTANCE = 0.06 * _CLIMB_SIZE
+_BAND_CLIP = 2.0
+_BAND_WEIGHT = 0.8
+_CONTRAST_FLOOR = 0.1
 
 
 @dataclass(frozen=True)
@@ -49,161 +68,221 @@ class Placement:
     """The average outline placed in an image.
 
     Attributes:
-        parameters: Centre x, centre y, half-width, half-height, all with the image's width and height as 1.
-        mirrored: Whether the heart's notch is on the image's left.
-        score: Mean outward change of brightness along the outline, in local standard deviations a pixel at 128×128.
-            Above zero where the inside is darker than the outside.
+        centre: x and y, with the image's width and height as 1.
+        half_size: Half-width and half-height, in the same units.
+        notches: Depth of the heart's notch in the image-left and the image-right lung; 1 is the average left lung's.
+        score: How much darker the inside of the outline is than its outside, in local standard deviations; see
+            :func:`place_outline`. About 0 on an image without lungs.
     """
 
-    parameters: tuple[float, float, float, float]
-    mirrored: bool
+    centre: tuple[float, float]
+    half_size: tuple[float, float]
+    notches: tuple[float, float]
     score: float
 
     def outline(self, points: int) -> FloatArray:
         """Return both outlines in image units, shape (2, points, 2), the image-left lung first."""
-        x, y, half_width, half_height = self.parameters
-        return average_outline(points, self.mirrored) * (half_width, half_height) + (x, y)
+        plain, notch = average_outline(points)
+        return (plain + notch * np.reshape(self.notches, (2, 1, 1))) * self.half_size + self.centre
 
 
-PRIOR = Placement(PRIOR_PLACEMENT, mirrored=False, score=0.0)
+PRIOR = Placement(centre=(0.5, 0.45), half_size=(0.36, 0.36), notches=(0.0, 1.0), score=0.0)
+"""Where the outline goes when the image says nothing: the usual place and size, the heart on the image's right."""
 
 
-@cache
-def average_outline(points: int, mirrored: bool = False) -> FloatArray:
-    """Return the hand-drawn outlines with equally spaced points.
+def average_outline(points: int) -> tuple[FloatArray, FloatArray]:
+    """Return the hand-drawn outlines with about equally spaced points.
 
     Args:
         points: Number of points a lung.
-        mirrored: Swap left and right.
 
     Returns:
-        Array of shape (2, points, 2): image-left lung first, x before y.
+        The outlines without the heart's notch, and what a notch of depth 1 adds to them: both of shape (2, points, 2),
+        image-left lung first, x before y.
     """
-    lungs = np.stack([_equally_spaced(np.array(lung), points) for lung in (_LEFT_OF_IMAGE, _RIGHT_OF_IMAGE)])
-    outline = lungs[::-1] * (-1, 1) if mirrored else lungs
-    outline.setflags(write=False)
-    return outline
+    plain, notched = np.array(_PLAIN), np.array(_NOTCHED)
+    along = _arc_length()
+    at = np.linspace(0, along[-1], points, endpoint=False)
+
+    def both_lungs(lung: FloatArray) -> FloatArray:
+        right = np.stack([np.interp(at, along, np.append(lung[:, axis], lung[0, axis])) for axis in (0, 1)], axis=1)
+        return np.stack([right * (-1, 1), right])
+
+    return both_lungs(plain), both_lungs(notched) - both_lungs(plain)
+
+
+def _arc_length() -> FloatArray:
+    """Return the way from the first point to every point of the mean of the two drawn outlines, and back to it."""
+    mean = (np.array(_PLAIN) + np.array(_NOTCHED)) / 2
+    closed = np.vstack([mean, mean[:1]])
+    return np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(closed, axis=0), axis=1))])
 
 
 def outward_normals(outline: FloatArray) -> FloatArray:
-    """Return unit normals that point out of closed outlines of shape (..., points, 2)."""
+    """Return normals that point out of closed outlines of shape (..., points, 2).
+
+    They are as long as the chord between a point's two neighbours.
+    """
     following, preceding = np.roll(outline, -1, axis=-2), np.roll(outline, 1, axis=-2)
-    tangent = following - preceding
-    normal = np.stack([tangent[..., 1], -tangent[..., 0]], axis=-1)
+    chord = following - preceding
+    normal = np.stack([chord[..., 1], -chord[..., 0]], axis=-1)
     cross = outline[..., 0] * following[..., 1] - following[..., 0] * outline[..., 1]
-    normal = np.where(cross.sum(-1)[..., None, None] < 0, -normal, normal)
-    return normal / np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-9)
+    return np.where(cross.sum(-1)[..., None, None] < 0, -normal, normal)
+
+
+def local_contrast(image: FloatArray) -> FloatArray:
+    """Return the standard deviation of brightness in a Gaussian neighbourhood of each pixel of a square image."""
+    size = image.shape[0]
+    small = (32, 32)  # the neighbourhood is wide: coarse pixels do
+    moments = cv2.resize(np.dstack([image, image * image]), small, interpolation=cv2.INTER_AREA)
+    moments = cv2.GaussianBlur(moments, (0, 0), _LOCAL_SIGMA * small[0])
+    variance = np.maximum(moments[..., 1] - moments[..., 0] ** 2, 0)
+    return cv2.resize(np.sqrt(variance), (size, size), interpolation=cv2.INTER_LINEAR)
 
 
 def place_outline(image: FloatArray) -> Placement:
     """Find the placement whose outline best separates dark inside from bright outside.
 
+    The score of a placement is the mean over the outline of the outward gradient; along diaphragm and mediastinum the
+    difference between a band outside and a band inside is added, since ribs have edges too but dark lung behind them.
+    Everything is in units of the local contrast.
+
     Args:
         image: Square float32 radiograph, air dark, at least 128×128.
 
     Returns:
-        The best placement of the outline or of its mirror image. Always a result: look at its score.
+        The best placement, its score less a little for an unusual size or aspect. Always a result: look at its score.
     """
-    small = cv2.resize(image, (_REFINE_SIZE, _REFINE_SIZE), interpolation=cv2.INTER_AREA)
-    coarse = _local_gradient(cv2.GaussianBlur(small, (0, 0), _GRID_BLUR))
-    fine = _local_gradient(cv2.GaussianBlur(small, (0, 0), _REFINE_BLUR))
-    candidates = [(start, mirrored) for mirrored in (False, True) for start in _search_grid(*coarse, mirrored)]
-    refined = [_refine(*fine, start, mirrored) for start, mirrored in candidates]
-    return max(refined, key=lambda placement: placement.score + _size_reward(np.array(placement.parameters)))
+    small = cv2.resize(image, (_CLIMB_SIZE, _CLIMB_SIZE), interpolation=cv2.INTER_AREA)
+    contrast = local_contrast(small) + _CONTRAST_FLOOR
+    edges = _gradient(cv2.GaussianBlur(small, (0, 0), _EDGE_BLUR)) / contrast[..., None]
+    bands = cv2.GaussianBlur(small, (0, 0), _BAND_BLUR) / contrast
+    starts = _search_grid(_gradient(cv2.GaussianBlur(small, (0, 0), _GRID_BLUR)) / contrast[..., None])
+    climbed = [_climb(edges, bands, start, _CLIMB_STEPS[:1]) for start in starts]
+    best = max(climbed, key=lambda found: found[1] + _prior(found[0]))[0]
+    best, score = _climb(edges, bands, best, _CLIMB_STEPS[1:])
+    x, y, half_width, half_height, left, right = (float(value) for value in best)
+    return Placement((x, y), (half_width, half_height), (left, right), score)
 
 
-def _equally_spaced(polygon: FloatArray, points: int) -> FloatArray:
-    closed = np.vstack([polygon, polygon[:1]])
-    along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(closed, axis=0), axis=1))])
-    at = np.linspace(0, along[-1], points, endpoint=False)
-    return np.stack([np.interp(at, along, closed[:, axis]) for axis in (0, 1)], axis=1)
+def _gradient(image: FloatArray) -> FloatArray:
+    """Return the change of brightness a pixel, shape (H, W, 2), x before y."""
+    return np.dstack([cv2.Sobel(image, cv2.CV_32F, dx, 1 - dx, scale=1 / 8) for dx in (1, 0)])
 
 
-def _local_gradient(image: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the gradient (x, y) a pixel over the local standard deviation."""
-    sigma = _LOCAL_SIGMA * image.shape[0]
-    mean = cv2.GaussianBlur(image, (0, 0), sigma)
-    variance = cv2.GaussianBlur(image * image, (0, 0), sigma) - mean * mean
-    contrast = np.sqrt(np.maximum(variance, 0)) + _CONTRAST_FLOOR
-    dx = cv2.Sobel(image, cv2.CV_32F, 1, 0, scale=1 / 8)
-    dy = cv2.Sobel(image, cv2.CV_32F, 0, 1, scale=1 / 8)
-    return dx / contrast, dy / contrast
-
-
-def _size_reward(parameters: FloatArray) -> FloatArray:
-    return _SIZE_REWARD * np.log(parameters[..., 2] * parameters[..., 3])
+def _prior(placements: FloatArray) -> FloatArray:
+    """Return what the sizes of placements (..., 6) cost: 0 at the usual size and aspect, below 0 elsewhere."""
+    width, height = (np.log(placements[..., 2 + axis] / _USUAL_SIZE[axis]) for axis in (0, 1))
+    area = width + height
+    return np.where(area < 0, _SMALL_WEIGHT * area, -_LARGE_WEIGHT * area**2) - _ASPECT_WEIGHT * (width - height) ** 2
 
 
 @cache
-def _grid(mirrored: bool) -> tuple[FloatArray, NDArray[np.int32]]:
-    """Return candidate placements (N, 4) and, for each, the flat indices (N, points) into the direction images."""
+def _frame() -> tuple[FloatArray, FloatArray, NDArray[np.intp]]:
+    """Return what placing the outline needs, computed once.
+
+    Returns:
+        Plain outline and notch, shape (2, 2, points, 2); their outward normals, likewise (normals are linear in the
+        notch depth); the indices of diaphragm and mediastinum among the points of both lungs one after the other.
+    """
+    plain, notch = average_outline(_POINTS)
+    normals = outward_normals(plain)
+    notch_normals = outward_normals(plain + notch) - normals
+    along = _arc_length()
+    at = np.linspace(0, along[-1], _POINTS, endpoint=False)
+    inner = np.tile((at >= along[_INNER.start]) & (at <= along[_INNER.stop - 1]), 2)
+    outlines = np.stack([plain, notch]).astype(np.float32)
+    return outlines, np.stack([normals, notch_normals]).astype(np.float32), np.flatnonzero(inner)
+
+
+def _place(placements: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return points and outward unit normals, both (N, 2 · points, 2), of the outlines at placements (N, 6)."""
+    outlines, normals, _ = _frame()
+    size = placements[:, None, None, 2:4]
+    notches = placements[:, 4:, None, None]
+    at = (outlines[0] + outlines[1] * notches) * size + placements[:, None, None, :2]
+    normal = (normals[0] + normals[1] * notches) / size  # normals scale by the inverse
+    normal /= np.sqrt((normal * normal).sum(-1, keepdims=True)) + 1e-12
+    return at.reshape(len(placements), -1, 2), normal.reshape(len(placements), -1, 2)
+
+
+@cache
+def _grid() -> tuple[FloatArray, NDArray[np.int32]]:
+    """Return candidate placements (N, 6) and, for each, the flat indices (N, points) into the direction images."""
     half_sizes = np.linspace(0.22, 0.52, 9)
     candidates = np.array(
         [
-            (x, y, half_width, half_height)
+            (x, y, half_width, half_height, _GRID_NOTCH, _GRID_NOTCH)
             for half_width, half_height in product(half_sizes, half_sizes)
             for x, y in product(np.linspace(0.38, 0.62, 11), np.linspace(0.24, 0.66, 15))
             if 0.55 < half_height / half_width < 1.75
-            and x - half_width > -0.06
-            and x + half_width < 1.06
-            and y - half_height > -0.06
-            and y + half_height < 1.12
+            and half_width - 0.06 < x < 1.06 - half_width
+            and half_height - 0.06 < y < 1.12 - half_height
         ]
     )
-    outline = average_outline(40, mirrored)
-    normal = (outward_normals(outline) / candidates[:, None, None, 2:]).reshape(len(candidates), -1, 2)
+    at, normal = _place(candidates)
     angle = np.arctan2(normal[..., 1], normal[..., 0])
     direction = np.round(angle / (2 * np.pi) * _DIRECTIONS).astype(int) % _DIRECTIONS
-    position = (outline * candidates[:, None, None, 2:] + candidates[:, None, None, :2]).reshape(len(candidates), -1, 2)
-    pixel = np.clip((position * _GRID_SIZE).astype(int), 0, _GRID_SIZE - 1)
-    flat = (direction * _GRID_SIZE + pixel[..., 1]) * _GRID_SIZE + pixel[..., 0]
-    return candidates, flat.astype(np.int32)
+    pixel = np.clip((at * _GRID_SIZE).astype(int), 0, _GRID_SIZE - 1)
+    return candidates, ((direction * _GRID_SIZE + pixel[..., 1]) * _GRID_SIZE + pixel[..., 0]).astype(np.int32)
 
 
-def _search_grid(dx: FloatArray, dy: FloatArray, mirrored: bool) -> list[FloatArray]:
-    """Return the `_STARTS` best placements of an exhaustive search that are not neighbours of each other."""
+def _search_grid(gradient: FloatArray) -> list[FloatArray]:
+    """Return the best placements of an exhaustive search that are not neighbours of each other."""
     angle = np.arange(_DIRECTIONS)[:, None, None] * (2 * np.pi / _DIRECTIONS)
-    grid = (_GRID_SIZE, _GRID_SIZE)
-    small_dx, small_dy = (cv2.resize(part, grid, interpolation=cv2.INTER_AREA) for part in (dx, dy))
-    change = np.clip(2 * (np.cos(angle) * small_dx + np.sin(angle) * small_dy), -_GRID_CLIP, _GRID_CLIP)
+    small = 2 * cv2.resize(gradient, (_GRID_SIZE, _GRID_SIZE), interpolation=cv2.INTER_AREA)
+    change = np.clip(np.cos(angle) * small[..., 0] + np.sin(angle) * small[..., 1], -_GRID_CLIP, _GRID_CLIP)
     change[:, [0, -1], :] = 0
     change[:, :, [0, -1]] = 0
-    candidates, indices = _grid(mirrored)
-    score = change.astype(np.float32).ravel()[indices].mean(axis=1) + _size_reward(candidates)
+    candidates, indices = _grid()
+    score = change.astype(np.float32).ravel()[indices].mean(axis=1) + _prior(candidates)
     starts: list[FloatArray] = []
     for index in np.argsort(-score, kind="stable"):
-        if all(np.abs(candidates[index] - start).max() > 0.06 for start in starts):
+        if all(np.abs(candidates[index] - start).max() > _START_DISTANCE for start in starts):
             starts.append(candidates[index])
             if len(starts) == _STARTS:
                 break
     return starts
 
 
-_NEIGHBOURS = np.array(list(product((-1, 0, 1), repeat=4)), dtype=float)
+def _unit_moves() -> FloatArray:
+    """Return moves (N, 6) along one or two of the six numbers, standing still included."""
+    moves = np.zeros((15, 9, 6))
+    for pair, steps in zip(combinations(range(6), 2), moves, strict=True):
+        steps[:, pair] = list(product((-1, 0, 1), repeat=2))
+    return np.unique(moves.reshape(-1, 6), axis=0) * (1, 1, 1, 1, _NOTCH_STEP, _NOTCH_STEP)
 
 
-def _refine(dx: FloatArray, dy: FloatArray, start: FloatArray, mirrored: bool) -> Placement:
-    """Climb from a placement to the best one around it, in steps that get smaller."""
-    outline = average_outline(40, mirrored).reshape(1, -1, 2)
-    normals = outward_normals(average_outline(40, mirrored)).reshape(1, -1, 2)
+_MOVES = _unit_moves()
 
-    def score(placements: FloatArray) -> FloatArray:
-        size = placements[:, None, 2:]
-        at = ((outline * size + placements[:, None, :2]) * _REFINE_SIZE - 0.5).astype(np.float32)
-        normal = normals / size
-        normal /= np.linalg.norm(normal, axis=2, keepdims=True)
-        sampled = [cv2.remap(part, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for part in (dx, dy)]
-        return (sampled[0] * normal[..., 0] + sampled[1] * normal[..., 1]).mean(axis=1)
 
-    best, best_value = start, -np.inf
-    for step in _REFINE_STEPS:
-        for _ in range(3):
-            around = best + step * _NEIGHBOURS
-            around[:, 2:] = np.maximum(around[:, 2:], 0.12)
-            values = score(around) + _size_reward(around)
-            index = int(values.argmax())
-            if values[index] <= best_value + 1e-9:
+def _climb(edges: FloatArray, bands: FloatArray, start: FloatArray, steps: tuple[float, ...]) -> tuple[FloatArray, Any]:
+    """Climb from a placement to the best one around it, in steps that get smaller; return it and its score."""
+    best, best_score = start, _scores(edges, bands, start[None])[0]
+    for step in steps:
+        for _ in range(_CLIMB_ROUNDS):
+            around = best + step * _MOVES
+            around[:, 2:4] = np.maximum(around[:, 2:4], _SMALLEST_HALF_SIZE)
+            around[:, 4:] = np.clip(around[:, 4:], *_NOTCH_RANGE)
+            scores = _scores(edges, bands, around)
+            index = int((scores + _prior(around)).argmax())
+            if scores[index] + _prior(around[index]) <= best_score + _prior(best) + 1e-9:
                 break
-            best, best_value = around[index], float(values[index])
-    x, y, half_width, half_height = (float(value) for value in best)
-    return Placement((x, y, half_width, half_height), mirrored, float(score(best[None])[0]))
+            best, best_score = around[index], float(scores[index])
+    return best, best_score
+
+
+def _scores(edges: FloatArray, bands: FloatArray, placements: FloatArray) -> FloatArray:
+    """Return the scores of placements (N, 6); a point outside the image crosses no edge."""
+    at, normal = _place(placements.astype(np.float32))
+    at = at * _CLIMB_SIZE - 0.5
+    sampled = cv2.remap(edges, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)  # type: ignore[call-overload]
+    change = (sampled * normal).sum(-1)
+    inner = _frame()[2]
+    away = _BAND_DISTANCE * normal[:, inner]
+    outside, inside = (
+        cv2.remap(bands, at[:, inner] + way, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+        for way in (away, -away)
+    )
+    change[:, inner] += _BAND_WEIGHT * np.clip(outside - inside, -_BAND_CLIP, _BAND_CLIP)
+    return change.mean(axis=1)
