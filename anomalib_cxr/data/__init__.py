@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from anomalib_cxr.data.base import RadiographDataModule
     from anomalib_cxr.data.dataset import RadiographDataset
+    from anomalib_cxr.data.phantom_cxr import PhantomCXR
     from anomalib_cxr.data.zhanglab import ZhangLab
 
 _MODULES = {
+    "PhantomCXR": "phantom_cxr",
     "RadiographDataModule": "base",
     "RadiographDataset": "dataset",
     "ZhangLab": "zhanglab",
 }
 
-__all__ = ["RadiographDataModule", "RadiographDataset", "ZhangLab"]
+__all__ = ["PhantomCXR", "RadiographDataModule", "RadiographDataset", "ZhangLab"]
 
 
 def __getattr__(name: str) -> Any:
