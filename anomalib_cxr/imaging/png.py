@@ -1,0 +1,48 @@
+"""The two facts about a PNG file that Pillow does not tell: stored bits a sample, and the depth its sBIT states."""
+
+import struct
+from typing import BinaryIO, NamedTuple
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+class PngHeader(NamedTuple):
+    """What stands before the pixels of a PNG file.
+
+    Attributes:
+        bits: Bits a sample of the container: 1, 2, 4, 8 or 16.
+        colour_type: 0 grey, 2 RGB, 3 palette, 4 grey with alpha, 6 RGB with alpha.
+        significant_bits: Depth stated by the sBIT chunk (of the first channel), or None without one.
+    """
+
+    bits: int
+    colour_type: int
+    significant_bits: int | None
+
+
+def read_png_header(file: BinaryIO) -> PngHeader | None:
+    """Read the chunks before the pixels (PNG specification, third edition, 11.2.1 and 11.3.2.7).
+
+    Args:
+        file: Seekable binary file; left where it was.
+
+    Returns:
+        The header, or None if this is no PNG file or it breaks off before its size.
+    """
+    start = file.tell()
+    try:
+        file.seek(0)
+        head = file.read(33)  # signature, length and name of IHDR, its 13 bytes, checksum
+        if len(head) < 33 or head[:8] != SIGNATURE or head[12:16] != b"IHDR":
+            return None
+        bits, colour_type = head[24], head[25]
+        significant = None
+        while len(chunk := file.read(8)) == 8 and chunk[4:] not in {b"IDAT", b"IEND"}:
+            (length,) = struct.unpack(">I", chunk[:4])
+            if chunk[4:] == b"sBIT" and length:
+                significant = file.read(1)[0] if length <= 4 else None
+                length -= 1
+            file.seek(length + 4, 1)
+        return PngHeader(bits, colour_type, significant)
+    finally:
+        file.seek(start)
