@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from anomalib_cxr.anatomy.lung_outline import FloatArray, local_contrast, outward_normals
+from anomalib_cxr.anatomy.lung_outline import FloatArray, local_contrast, outward_normals, sample
 
-_BLUR = 1.5  # pixels at 256×256, as all lengths here
+_BLUR = 1.0  # pixels at 256×256, as all lengths here
 _CONTRAST_FLOOR = 0.05
-_REACHES = (16.0, 9.0)  # how far points may move, in one round after the other
+_REACHES = (24.0, 9.0)  # how far points may move, in one round after the other
 _POSITIONS = 41
-_EDGE_WEIGHT = 8.0
+_EDGE_WEIGHT = 12.0
 _REGION_WEIGHT = 1.2
 _PRIOR_WEIGHT = 1.0
 _BEND_WEIGHT = 0.1
@@ -50,9 +50,7 @@ def _cost(image: FloatArray, outline: FloatArray, normals: FloatArray, offsets: 
     """Return the cost (lungs, points, positions) of moving each point by each offset along its normal."""
     at = outline[:, :, None] + normals[:, :, None] * offsets[:, None]
     lungs, points, positions, _ = at.shape
-    profile = cv2.remap(
-        image, at.reshape(-1, positions, 2).astype(np.float32), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    ).reshape(lungs, points, positions)
+    profile = sample(image, at.reshape(-1, positions, 2), cv2.BORDER_REPLICATE).reshape(lungs, points, positions)
     step, reach = offsets[1] - offsets[0], offsets[-1]
     edge = np.clip(np.gradient(profile, step, axis=2), -0.25, 0.25)
     half = positions // 2

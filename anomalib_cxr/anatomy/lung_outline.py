@@ -1,15 +1,16 @@
 """The average outline of the two lungs, drawn by hand, and where it sits in a given radiograph.
 
 The outline is a handful of points a lung, in a frame whose origin is on the midline, half-way between the apices and
-the costophrenic angles: x = ±1 at the lateral ends, y = −1 at the apices, y = 1 at the angles. Placing it takes six
-numbers: centre (x, y), half-size (x, y) and, a lung, how deep the heart's notch is. The best placement is the one whose
-outline crosses the image from dark (lung) to bright (chest wall, mediastinum, diaphragm) everywhere. Both lungs may
-have the notch, so a mirrored image gives the mirrored outline. The method and its numbers are ours.
+the costophrenic angles: x = ±1 at the lateral ends, y = −1 at the apices, y = 1 at the angles. Placing it takes eight
+numbers: centre (x, y), half-size (x, y), how deep the heart's notch is in each lung and how much further down than
+usual each lung's base reaches. The best placement is the one whose outline crosses the image from dark (lung) to bright
+(chest wall, mediastinum, diaphragm) everywhere. Both lungs may have the notch, so a mirrored image gives the mirrored
+outline. The method and its numbers are ours.
 """
 
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations, product
+from itertools import product
 from typing import Any
 
 import cv2
@@ -31,13 +32,18 @@ _NOTCHED = (
     (0.51, 0.60), (0.46, 0.40), (0.38, 0.20), (0.23, -0.02), (0.20, -0.30), (0.13, -0.60), (0.16, -0.84),
 )  # fmt: skip
 _INNER = slice(10, 20)  # the points of diaphragm and mediastinum: no air behind them, unlike the chest wall
+_BASE_FROM = -0.2  # a longer or shorter base stretches what lies below this y
 
 _POINTS = 40  # a lung, while searching
 _LOCAL_SIGMA = 30 / 256  # of the neighbourhood whose contrast scales all changes of brightness
+
+# What placements cost or earn besides their score.
 _USUAL_SIZE = (0.37, 0.36)  # half-width and half-height: smaller ones cost a little, larger ones more
 _SMALL_WEIGHT = 0.07
 _LARGE_WEIGHT = 0.2
 _ASPECT_WEIGHT = 0.02
+_NOTCH_REWARD = 0.02  # the deeper notch of the two: a heart there is, however faint beside the spine
+_BASE_WEIGHT = 0.3
 
 # First an exhaustive search at 32×32 over centre and size ...
 _GRID_SIZE = 32
@@ -45,21 +51,21 @@ _GRID_BLUR = 2.0  # pixels at 128×128
 _GRID_CLIP = 0.3  # one strong edge counts no more than this
 _GRID_NOTCH = 0.3
 _DIRECTIONS = 16  # outward normals are rounded to this many directions
-_STARTS = 3
+_STARTS = 2
 _START_DISTANCE = 0.06
 
-# ... then climbing at 128×128 in all six numbers: from every start by the first step, from the best one by the others.
+# ... then climbing at 128×128 in all eight numbers: from every start by the first step, from the best by the others.
 _CLIMB_SIZE = 128
 _CLIMB_STEPS = (0.03, 0.015, 0.007)
 _CLIMB_ROUNDS = 4
-_NOTCH_STEP = 10.0  # notch depths move in steps this much larger
+_NOTCH_STEP, _BASE_STEP = 10.0, 3.0  # notches and bases move in steps this much larger
 _NOTCH_RANGE = (-0.2, 1.3)
 _SMALLEST_HALF_SIZE = 0.12
 _EDGE_BLUR = 1.0
 _BAND_BLUR = 3.0
 _BAND_DISTANCE = 0.06 * _CLIMB_SIZE
 _BAND_CLIP = 2.0
-_BAND_WEIGHT = 0.8
+_BAND_WEIGHT = 0.6
 _CONTRAST_FLOOR = 0.1
 
 
@@ -71,36 +77,38 @@ class Placement:
         centre: x and y, with the image's width and height as 1.
         half_size: Half-width and half-height, in the same units.
         notches: Depth of the heart's notch in the image-left and the image-right lung; 1 is the average left lung's.
+        bases: How much further down than usual the two lungs reach, in half-heights.
         score: How much darker the inside of the outline is than its outside, in local standard deviations; see
-            :func:`place_outline`. About 0 on an image without lungs.
+            :func:`place_outline`. About 0.4 to 0.7 on chest radiographs.
     """
 
     centre: tuple[float, float]
     half_size: tuple[float, float]
     notches: tuple[float, float]
+    bases: tuple[float, float]
     score: float
 
     def outline(self, points: int) -> FloatArray:
         """Return both outlines in image units, shape (2, points, 2), the image-left lung first."""
-        plain, notch = average_outline(points)
-        return (plain + notch * np.reshape(self.notches, (2, 1, 1))) * self.half_size + self.centre
+        plain, notch, base = average_outline(points)
+        notches, bases = (np.reshape(change, (2, 1, 1)) for change in (self.notches, self.bases))
+        return (plain + notch * notches + base * bases) * self.half_size + self.centre
 
 
-PRIOR = Placement(centre=(0.5, 0.45), half_size=(0.36, 0.36), notches=(0.0, 1.0), score=0.0)
+PRIOR = Placement(centre=(0.5, 0.45), half_size=(0.36, 0.36), notches=(0.0, 1.0), bases=(0.0, 0.0), score=0.0)
 """Where the outline goes when the image says nothing: the usual place and size, the heart on the image's right."""
 
 
-def average_outline(points: int) -> tuple[FloatArray, FloatArray]:
-    """Return the hand-drawn outlines with about equally spaced points.
+def average_outline(points: int) -> FloatArray:
+    """Return the hand-drawn outlines with about equally spaced points, and the ways they vary.
 
     Args:
         points: Number of points a lung.
 
     Returns:
-        The outlines without the heart's notch, and what a notch of depth 1 adds to them: both of shape (2, points, 2),
-        image-left lung first, x before y.
+        Array of shape (3, 2, points, 2): the outlines without the heart's notch, what a notch of depth 1 adds to them,
+        and what a base lower by 1 adds. Image-left lung first, x before y.
     """
-    plain, notched = np.array(_PLAIN), np.array(_NOTCHED)
     along = _arc_length()
     at = np.linspace(0, along[-1], points, endpoint=False)
 
@@ -108,7 +116,10 @@ def average_outline(points: int) -> tuple[FloatArray, FloatArray]:
         right = np.stack([np.interp(at, along, np.append(lung[:, axis], lung[0, axis])) for axis in (0, 1)], axis=1)
         return np.stack([right * (-1, 1), right])
 
-    return both_lungs(plain), both_lungs(notched) - both_lungs(plain)
+    plain, notched = both_lungs(np.array(_PLAIN)), both_lungs(np.array(_NOTCHED))
+    base = np.zeros_like(plain)
+    base[..., 1] = np.maximum(plain[..., 1] - _BASE_FROM, 0) / (1 - _BASE_FROM)
+    return np.stack([plain, notched - plain, base])
 
 
 def _arc_length() -> FloatArray:
@@ -145,13 +156,13 @@ def place_outline(image: FloatArray) -> Placement:
 
     The score of a placement is the mean over the outline of the outward gradient; along diaphragm and mediastinum the
     difference between a band outside and a band inside is added, since ribs have edges too but dark lung behind them.
-    Everything is in units of the local contrast.
+    Everything is in units of the local contrast. An unusual size or shape costs a little.
 
     Args:
         image: Square float32 radiograph, air dark, at least 128×128.
 
     Returns:
-        The best placement, its score less a little for an unusual size or aspect. Always a result: look at its score.
+        The best placement. Always a result: look at its score.
     """
     small = cv2.resize(image, (_CLIMB_SIZE, _CLIMB_SIZE), interpolation=cv2.INTER_AREA)
     contrast = local_contrast(small) + _CONTRAST_FLOOR
@@ -161,8 +172,8 @@ def place_outline(image: FloatArray) -> Placement:
     climbed = [_climb(edges, bands, start, _CLIMB_STEPS[:1]) for start in starts]
     best = max(climbed, key=lambda found: found[1] + _prior(found[0]))[0]
     best, score = _climb(edges, bands, best, _CLIMB_STEPS[1:])
-    x, y, half_width, half_height, left, right = (float(value) for value in best)
-    return Placement((x, y), (half_width, half_height), (left, right), score)
+    centre, half_size, notches, bases = ((float(a), float(b)) for a, b in best.reshape(4, 2))
+    return Placement(centre, half_size, notches, bases, score)
 
 
 def _gradient(image: FloatArray) -> FloatArray:
@@ -171,10 +182,12 @@ def _gradient(image: FloatArray) -> FloatArray:
 
 
 def _prior(placements: FloatArray) -> FloatArray:
-    """Return what the sizes of placements (..., 6) cost: 0 at the usual size and aspect, below 0 elsewhere."""
+    """Return how usual placements (..., 8) are: 0 for the usual size and shape but for the notch's reward."""
     width, height = (np.log(placements[..., 2 + axis] / _USUAL_SIZE[axis]) for axis in (0, 1))
     area = width + height
-    return np.where(area < 0, _SMALL_WEIGHT * area, -_LARGE_WEIGHT * area**2) - _ASPECT_WEIGHT * (width - height) ** 2
+    size = np.where(area < 0, _SMALL_WEIGHT * area, -_LARGE_WEIGHT * area**2) - _ASPECT_WEIGHT * (width - height) ** 2
+    notch = _NOTCH_REWARD * placements[..., 4:6].max(axis=-1)
+    return size + notch - _BASE_WEIGHT * (placements[..., 6:] ** 2).sum(axis=-1)
 
 
 @cache
@@ -182,37 +195,36 @@ def _frame() -> tuple[FloatArray, FloatArray, NDArray[np.intp]]:
     """Return what placing the outline needs, computed once.
 
     Returns:
-        Plain outline and notch, shape (2, 2, points, 2); their outward normals, likewise (normals are linear in the
-        notch depth); the indices of diaphragm and mediastinum among the points of both lungs one after the other.
+        The average outline and its variations, shape (3, 2, points, 2); their outward normals, likewise (normals are
+        linear in the variations); the indices of diaphragm and mediastinum among the points of both lungs in a row.
     """
-    plain, notch = average_outline(_POINTS)
-    normals = outward_normals(plain)
-    notch_normals = outward_normals(plain + notch) - normals
+    outlines = average_outline(_POINTS)
+    normals = outward_normals(outlines[0])
+    varied = outward_normals(outlines[0] + outlines[1:]) - normals
     along = _arc_length()
     at = np.linspace(0, along[-1], _POINTS, endpoint=False)
     inner = np.tile((at >= along[_INNER.start]) & (at <= along[_INNER.stop - 1]), 2)
-    outlines = np.stack([plain, notch]).astype(np.float32)
-    return outlines, np.stack([normals, notch_normals]).astype(np.float32), np.flatnonzero(inner)
+    return outlines.astype(np.float32), np.stack([normals, *varied]).astype(np.float32), np.flatnonzero(inner)
 
 
 def _place(placements: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return points and outward unit normals, both (N, 2 · points, 2), of the outlines at placements (N, 6)."""
+    """Return points and outward unit normals, both (N, 2 · points, 2), of the outlines at placements (N, 8)."""
     outlines, normals, _ = _frame()
-    size = placements[:, None, None, 2:4]
-    notches = placements[:, 4:, None, None]
-    at = (outlines[0] + outlines[1] * notches) * size + placements[:, None, None, :2]
-    normal = (normals[0] + normals[1] * notches) / size  # normals scale by the inverse
+    centre, size = placements[:, None, None, :2], placements[:, None, None, 2:4]
+    notches, bases = placements[:, 4:6, None, None], placements[:, 6:8, None, None]
+    at = (outlines[0] + outlines[1] * notches + outlines[2] * bases) * size + centre
+    normal = (normals[0] + normals[1] * notches + normals[2] * bases) / size  # normals scale by the inverse
     normal /= np.sqrt((normal * normal).sum(-1, keepdims=True)) + 1e-12
     return at.reshape(len(placements), -1, 2), normal.reshape(len(placements), -1, 2)
 
 
 @cache
 def _grid() -> tuple[FloatArray, NDArray[np.int32]]:
-    """Return candidate placements (N, 6) and, for each, the flat indices (N, points) into the direction images."""
+    """Return candidate placements (N, 8) and, for each, the flat indices (N, points) into the direction images."""
     half_sizes = np.linspace(0.22, 0.52, 9)
     candidates = np.array(
         [
-            (x, y, half_width, half_height, _GRID_NOTCH, _GRID_NOTCH)
+            (x, y, half_width, half_height, _GRID_NOTCH, _GRID_NOTCH, 0.0, 0.0)
             for half_width, half_height in product(half_sizes, half_sizes)
             for x, y in product(np.linspace(0.38, 0.62, 11), np.linspace(0.24, 0.66, 15))
             if 0.55 < half_height / half_width < 1.75
@@ -246,24 +258,31 @@ def _search_grid(gradient: FloatArray) -> list[FloatArray]:
 
 
 def _unit_moves() -> FloatArray:
-    """Return moves (N, 6) along one or two of the six numbers, standing still included."""
-    moves = np.zeros((15, 9, 6))
-    for pair, steps in zip(combinations(range(6), 2), moves, strict=True):
-        steps[:, pair] = list(product((-1, 0, 1), repeat=2))
-    return np.unique(moves.reshape(-1, 6), axis=0) * (1, 1, 1, 1, _NOTCH_STEP, _NOTCH_STEP)
+    """Return moves (N, 8): one number alone, or two that make up for each other, standing still first."""
+    x, y, width, height, notch_left, notch_right, base_left, base_right = np.eye(8)
+    pairs = [(x, y), (x, width), (x, height), (y, width), (y, height), (width, height)]
+    pairs += [(notch_left, notch_right), (base_left, base_right), (notch_left, base_left), (notch_right, base_right)]
+    pairs += [(y, base_left), (y, base_right), (height, base_left), (height, base_right)]
+    moves = [np.zeros(8)]
+    moves += [sign * number for number in np.eye(8) for sign in (-1, 1)]
+    moves += [a * first + b * second for first, second in pairs for a, b in product((-1, 1), repeat=2)]
+    moves += [sign * number for number in np.eye(8)[4:] for sign in (-2, 2)]
+    return np.array(moves) * (1, 1, 1, 1, _NOTCH_STEP, _NOTCH_STEP, _BASE_STEP, _BASE_STEP)
 
 
 _MOVES = _unit_moves()
 
 
-def _climb(edges: FloatArray, bands: FloatArray, start: FloatArray, steps: tuple[float, ...]) -> tuple[FloatArray, Any]:
+def _climb(
+    edges: FloatArray, bands: FloatArray, start: FloatArray, steps: tuple[float, ...]
+) -> tuple[FloatArray, float]:
     """Climb from a placement to the best one around it, in steps that get smaller; return it and its score."""
-    best, best_score = start, _scores(edges, bands, start[None])[0]
+    best, best_score = start, float(_scores(edges, bands, start[None])[0])
     for step in steps:
         for _ in range(_CLIMB_ROUNDS):
             around = best + step * _MOVES
             around[:, 2:4] = np.maximum(around[:, 2:4], _SMALLEST_HALF_SIZE)
-            around[:, 4:] = np.clip(around[:, 4:], *_NOTCH_RANGE)
+            around[:, 4:6] = np.clip(around[:, 4:6], *_NOTCH_RANGE)
             scores = _scores(edges, bands, around)
             index = int((scores + _prior(around)).argmax())
             if scores[index] + _prior(around[index]) <= best_score + _prior(best) + 1e-9:
@@ -273,16 +292,26 @@ def _climb(edges: FloatArray, bands: FloatArray, start: FloatArray, steps: tuple
 
 
 def _scores(edges: FloatArray, bands: FloatArray, placements: FloatArray) -> FloatArray:
-    """Return the scores of placements (N, 6); a point outside the image crosses no edge."""
+    """Return the scores of placements (N, 8); a point outside the image crosses no edge."""
     at, normal = _place(placements.astype(np.float32))
     at = at * _CLIMB_SIZE - 0.5
-    sampled = cv2.remap(edges, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)  # type: ignore[call-overload]
-    change = (sampled * normal).sum(-1)
+    change = (sample(edges, at, cv2.BORDER_CONSTANT) * normal).sum(-1)
     inner = _frame()[2]
     away = _BAND_DISTANCE * normal[:, inner]
-    outside, inside = (
-        cv2.remap(bands, at[:, inner] + way, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
-        for way in (away, -away)
-    )
+    outside, inside = (sample(bands, at[:, inner] + way, cv2.BORDER_REPLICATE) for way in (away, -away))
     change[:, inner] += _BAND_WEIGHT * np.clip(outside - inside, -_BAND_CLIP, _BAND_CLIP)
     return change.mean(axis=1)
+
+
+def sample(image: FloatArray, at: FloatArray, border: int) -> FloatArray:
+    """Return an image's values at points between its pixels, bilinearly.
+
+    Args:
+        image: Array of shape (H, W) or (H, W, C).
+        at: Points of shape (N, M, 2), x before y, in pixels.
+        border: OpenCV's code for what lies outside the image.
+
+    Returns:
+        Values of shape (N, M) or (N, M, C).
+    """
+    return cv2.remap(image, at.astype(np.float32), None, cv2.INTER_LINEAR, borderMode=border)  # type: ignore[call-overload]
