@@ -5,19 +5,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from anomalib_cxr.augmentations.checks import check_fraction, check_images, check_lungs, check_range
+from anomalib_cxr.augmentations.checks import check_images, check_lungs, check_number, check_range
 from anomalib_cxr.augmentations.draws import below, between, uniform_draws
-from anomalib_cxr.augmentations.pasting import Pasted, Pasting, Window, blend, coordinates
-from anomalib_cxr.augmentations.patches import (
-    PATCH_DRAWS,
-    Patches,
-    crop,
-    draw_sizes,
-    look_up,
-    pixel_scale,
-    place_patches,
-)
-from anomalib_cxr.augmentations.soft_shapes import blur_reach, soft_shapes
+from anomalib_cxr.augmentations.pasting import Pasted, Pasting, Window, blend, map_tensors
+from anomalib_cxr.augmentations.patches import PATCH_DRAWS, Patches, PatchReader, draw_sizes, pixel_scale, place_patches
+from anomalib_cxr.augmentations.soft_shapes import SoftShapes, blur_reach
 
 Surround = Literal["black", "edge"]
 
@@ -99,8 +91,8 @@ class AnatPasteAugmentation(Pasting):
         super().__init__()
         self.area = check_range("area", area, 0, 1, open_low=True)
         self.aspect = check_range("aspect", aspect, 0, open_low=True)
-        self.jitter = check_fraction("jitter", jitter)
-        self.margin = check_range("margin", (0, margin), 0)[1]
+        self.jitter = check_number("jitter", jitter, high=1)
+        self.margin = check_number("margin", margin)
         self.value = check_range("value", value, 0, 1, open_low=True)
         self.sigma = check_range("sigma", sigma, 0)
         self.segmentation = segmentation
@@ -146,7 +138,7 @@ class AnatPasteAugmentation(Pasting):
             ValueError: If a lung mask is empty, or the images are too small for the smallest patch.
         """
         frame = (images.shape[2], images.shape[3])
-        scale = pixel_scale(*frame)
+        scale = pixel_scale(frame)
         uniform = uniform_draws(len(images), PATCH_DRAWS + 6, generator)
         height, width = draw_sizes(uniform[:, :2], self.area, self.aspect, frame)
         centre, ellipse, value, sigma = uniform[:, 2:6].unbind(1)
@@ -189,34 +181,41 @@ def anat_paste(
         The augmented images and the blending weights, zero outside of the lungs.
     """
     _check_surround(surround)
-    patches, reach = parameters.patches, blur_reach(parameters.sigma)
+    frame = (images.shape[2], images.shape[3])
+    device, precise = images.device, torch.promote_types(images.dtype, torch.float32)
+    reach = blur_reach(parameters.sigma)
     down, across = parameters.half_height + reach, parameters.half_width + reach
     centre_y, centre_x = parameters.centre_y, parameters.centre_x
     bounds = torch.stack([centre_y - down, centre_x - across, centre_y + down, centre_x + across])
-    sizes = torch.stack([patches.height, patches.width, parameters.half_height, parameters.half_width, reach])
 
-    def render(pixels: Tensor, window: Window, part: PasteParameters) -> tuple[Tensor, Tensor]:
-        tallest, broadest, *limits = window.sizes
-        y, x = coordinates(window, pixels.device)
-        y, x = y - part.centre_y[:, None, None], x - part.centre_x[:, None, None]
-        weights = soft_shapes(y, x, part.half_height, part.half_width, part.ellipse, part.sigma, limits)
-        weights *= part.value.float()[:, None, None]
-        if lungs is not None:
-            weights *= lungs[window.batch, 0, window.rows, window.columns]
+    patches, centre_y, centre_x, half_height, half_width, ellipse, value, sigma = map_tensors(
+        lambda tensor: tensor.to(device), parameters
+    )
+    value = value.float()[:, None, None]
+    # Rows and columns of the image as rows and columns of the patch; beyond the patch its nearest ones are read.
+    top, left, height, width = (field[:, None, None] for field in patches[:4])
+    y = torch.arange(frame[0], device=device)[:, None] - centre_y[:, None, None] + height // 2
+    x = torch.arange(frame[1], device=device)[None, :] - centre_x[:, None, None] + width // 2
+    from_y = top + torch.minimum(y.clamp(min=0), height - 1)
+    from_x = left + torch.minimum(x.clamp(min=0), width - 1)
+    y_inside = ((y >= 0) & (y < height)).to(precise)
+    x_inside = ((x >= 0) & (x < width)).to(precise)
 
-        height, width = part.patches.height[:, None, None], part.patches.width[:, None, None]
-        y, x = y + height // 2, x + width // 2
-        patch = look_up(
-            crop(pixels, part.patches, (tallest, broadest)),
-            y.clamp(min=torch.zeros_like(height), max=height - 1),
-            x.clamp(min=torch.zeros_like(width), max=width - 1),
-        )
+    def render(window: Window) -> tuple[Tensor, Tensor]:
+        batch, rows, columns = window
+        patch = reader.read(batch, from_y[batch, rows], from_x[batch, :, columns])
         if surround == "black":
-            patch *= ((y >= 0) & (y < height)).to(patch.dtype)
-            patch *= ((x >= 0) & (x < width)).to(patch.dtype)
+            patch = patch.mul_(y_inside[batch, rows]).mul_(x_inside[batch, :, columns])
+        weights = shapes.read(window).mul_(value[batch])
+        if lungs is not None:
+            weights *= lungs[batch, 0, rows, columns]
         return patch, weights
 
-    return blend(images, parameters, bounds, sizes, render)
+    # Mixed precision would take the matrix products, and so the weights, in half precision.
+    with torch.autocast(device.type, enabled=False):
+        reader = PatchReader(images, patches)
+        shapes = SoftShapes(centre_y, centre_x, half_height, half_width, ellipse, sigma, frame)
+        return blend(images, bounds, render)
 
 
 def random_lung_pixel(lungs: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:

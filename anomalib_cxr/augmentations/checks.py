@@ -1,5 +1,8 @@
 """Input checks shared by the augmentations: each error is one sentence."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -68,8 +71,8 @@ def check_lungs(lungs: Tensor | None, images: Tensor) -> Tensor:
 def check_range(
     name: str,
     limits: tuple[float, float],
-    low: float = float("-inf"),
-    high: float = float("inf"),
+    low: float = -math.inf,
+    high: float = math.inf,
     *,
     open_low: bool = False,
 ) -> tuple[float, float]:
@@ -88,26 +91,32 @@ def check_range(
     Raises:
         ValueError: If there are not two limits, they are reversed, or they leave [low, high].
     """
-    if len(limits) != 2:
+    if not isinstance(limits, Sequence) or len(limits) != 2:
         msg = f"{name} must be a pair (lowest, highest), but is {limits!r}."
         raise ValueError(msg)
     first, last = float(limits[0]), float(limits[1])
     if not first <= last:
         msg = f"{name} must be (lowest, highest), but {first:g} is above {last:g}: swap them."
         raise ValueError(msg)
-    if first < low or last > high or (open_low and first == low):
-        msg = f"{name} must lie within {'(' if open_low else '['}{low:g}, {high:g}], but is ({first:g}, {last:g})."
+    if first < low or last > high or (open_low and first == low) or math.isinf(first) or math.isinf(last):
+        msg = f"{name} must lie within {'(' if open_low else '['}{low:g}, {high:g}] and be finite, but is {limits!r}."
         raise ValueError(msg)
     return first, last
 
 
-def check_fraction(name: str, value: float) -> float:
-    """Check for a number in [0, 1].
+def check_number(name: str, value: float, low: float = 0.0, high: float = math.inf) -> float:
+    """Check for a finite number in [low, high].
+
+    Args:
+        name: The argument's name, for the error.
+        value: The number.
+        low: Least value allowed.
+        high: Greatest value allowed.
 
     Raises:
         ValueError: If the number lies outside.
     """
-    if not 0 <= value <= 1:
-        msg = f"{name} must lie in [0, 1], but is {value:g}."
+    if not low <= value <= high or math.isinf(value):
+        msg = f"{name} must lie within [{low:g}, {high:g}] and be finite, but is {value:g}."
         raise ValueError(msg)
     return value

@@ -6,18 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anomalib_cxr.augmentations.checks import check_fraction, check_images, check_range
+from anomalib_cxr.augmentations.checks import check_images, check_number, check_range
 from anomalib_cxr.augmentations.draws import below, between, uniform_draws
-from anomalib_cxr.augmentations.pasting import Pasted, Pasting, Window, blend, coordinates, map_tensors
-from anomalib_cxr.augmentations.patches import (
-    PATCH_DRAWS,
-    Patches,
-    crop,
-    draw_sizes,
-    look_up,
-    pixel_scale,
-    place_patches,
-)
+from anomalib_cxr.augmentations.pasting import Pasted, Pasting, Window, blend, map_tensors
+from anomalib_cxr.augmentations.patches import PATCH_DRAWS, Patches, PatchReader, draw_sizes, pixel_scale, place_patches
 
 
 class CutParameters(NamedTuple):
@@ -57,7 +49,7 @@ class CutPasteNormal(Pasting):
         super().__init__()
         self.area = check_range("area", area, 0, 1, open_low=True)
         self.aspect = check_range("aspect", aspect, 0, open_low=True)
-        self.jitter = check_fraction("jitter", jitter)
+        self.jitter = check_number("jitter", jitter, high=1)
 
     @torch.no_grad()
     def forward(
@@ -119,7 +111,7 @@ class CutPasteScar(Pasting):
         self.width = check_range("width", width, 0, open_low=True)
         self.height = check_range("height", height, 0, open_low=True)
         self.rotation = check_range("rotation", rotation, -180, 180)
-        self.jitter = check_fraction("jitter", jitter)
+        self.jitter = check_number("jitter", jitter, high=1)
 
     @torch.no_grad()
     def forward(
@@ -139,7 +131,7 @@ class CutPasteScar(Pasting):
             ValueError: If the images are too small to hold every scar.
         """
         frame = (images.shape[2], images.shape[3])
-        scale = pixel_scale(*frame)
+        scale = pixel_scale(frame)
         longest = math.hypot(self.height[1] * scale, self.width[1] * scale)
         if min(frame) < longest + 1 or self.width[1] * scale < 1 or self.height[1] * scale < 1:
             msg = (
@@ -255,28 +247,34 @@ def cut_paste(images: Tensor, parameters: CutParameters) -> Pasted:
     Returns:
         The augmented images, and masks that are 1 on the patch and 0 elsewhere.
     """
-    patches = parameters.patches
-    rows, columns = _bounding_box(patches.height, patches.width, parameters.angle)
-    bounds = torch.stack(
-        [parameters.top, parameters.left, parameters.top + rows - 1, parameters.left + columns - 1],
-    )
-    sizes = torch.stack([patches.height, patches.width])
+    device, precise = images.device, torch.promote_types(images.dtype, torch.float32)
+    height, width = images.shape[2:]
+    rows, columns = _bounding_box(parameters.patches.height, parameters.patches.width, parameters.angle)
+    bottom, right = parameters.top + rows - 1, parameters.left + columns - 1
+    bounds = torch.stack([parameters.top, parameters.left, bottom, right])
 
-    def render(pixels: Tensor, window: Window, part: CutParameters) -> tuple[Tensor, Tensor]:
-        y, x = coordinates(window, pixels.device)
-        rows, columns = _bounding_box(part.patches.height, part.patches.width, part.angle)
-        across = x - (part.left + (columns - 1) / 2)[:, None, None]
-        down = y - (part.top + (rows - 1) / 2)[:, None, None]
-        radians = part.angle.deg2rad()[:, None, None]
-        cos, sin = radians.cos(), radians.sin()
-        height, width = part.patches.height[:, None, None], part.patches.width[:, None, None]
-        patch_y = (sin * across + cos * down + height / 2).floor().long()
-        patch_x = (cos * across - sin * down + width / 2).floor().long()
-        inside = (patch_y >= 0) & (patch_y < height) & (patch_x >= 0) & (patch_x < width)
-        patch = look_up(crop(pixels, part.patches, (window.sizes[0], window.sizes[1])), patch_y, patch_x)
-        return patch, inside.to(patch.dtype)
+    centre_y, centre_x = (parameters.top + bottom).to(device) / 2, (parameters.left + right).to(device) / 2
+    patches, angle, _, _ = map_tensors(lambda tensor: tensor.to(device), parameters)
+    top, left, patch_height, patch_width = (field[:, None, None] for field in patches[:4])
+    # Pixels as seen from the patch's centre, turned back by the angle.
+    down = torch.arange(height, device=device)[:, None] - centre_y[:, None, None]
+    across = torch.arange(width, device=device)[None, :] - centre_x[:, None, None]
+    cos, sin = angle.deg2rad().cos()[:, None, None], angle.deg2rad().sin()[:, None, None]
+    y_of_row, y_of_column = cos * down + patch_height / 2, sin * across
+    x_of_row, x_of_column = -sin * down + patch_width / 2, cos * across
 
-    return blend(images, parameters, bounds, sizes, render)
+    def render(window: Window) -> tuple[Tensor, Tensor]:
+        batch, rows, columns = window
+        y = (y_of_row[batch, rows] + y_of_column[batch, :, columns]).floor_().long()
+        x = (x_of_row[batch, rows] + x_of_column[batch, :, columns]).floor_().long()
+        inside = (y >= 0) & (y < patch_height[batch]) & (x >= 0) & (x < patch_width[batch])
+        # What lies outside the patch is read from anywhere in the image, and has no weight.
+        from_y, from_x = (y + top[batch]).clamp(0, height - 1), (x + left[batch]).clamp(0, width - 1)
+        return reader.read(batch, from_y, from_x), inside.to(precise)
+
+    with torch.autocast(device.type, enabled=False):
+        reader = PatchReader(images, patches)
+        return blend(images, bounds, render)
 
 
 def _bounding_box(height: Tensor, width: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
