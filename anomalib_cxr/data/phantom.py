@@ -145,7 +145,8 @@ def render_phantom(size: int | tuple[int, int], seed: int, index: int, lesion: s
     lungs = chest.lungs > 0.5
     if factor > 1:
         image, attenuation = (_resize(field, (height, width), cv2.INTER_AREA) for field in (image, attenuation))
-        mask = _resize(mask.astype(np.float32), (height, width), cv2.INTER_AREA) >= 0.5
+        share = _resize(mask.astype(np.float32), (height, width), cv2.INTER_AREA)
+        mask = share >= max(min(0.5, float(share.max())), 1e-6)  # the smallest nodule keeps a pixel on a tiny film
         lungs = _resize(lungs.astype(np.float32), (height, width), cv2.INTER_AREA) > 0.5
     return Phantom(image, mask, lungs, attenuation, lesion, patient)
 
@@ -156,10 +157,10 @@ def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
     Raises:
         ValueError: If it is not one or two integers of at least :data:`MIN_SIZE`.
     """
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or any(not isinstance(side, int) or side < MIN_SIZE for side in pair):
+    pair = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    if len(pair) != 2 or any(not isinstance(side, (int, np.integer)) or side < MIN_SIZE for side in pair):
         raise ValueError(f"Phantom size must be one or two integers of at least {MIN_SIZE} pixels, got {size!r}.")
-    return pair[0], pair[1]
+    return int(pair[0]), int(pair[1])
 
 
 def check_kinds(kinds: list[str] | tuple[str, ...]) -> None:
@@ -253,7 +254,9 @@ class _Canvas:
     def noise(self, rng: np.random.Generator, period: float, strength: float) -> Array:
         """Smooth noise (H, W) with the given period in cm and about the given deviation, the same at every size."""
         cells = [max(4, math.ceil(side / min(self.shape) * FIELD_CM / period)) for side in self.shape]
-        grid = rng.standard_normal(cells, dtype=np.float32) * np.float32(1.5 * strength)
+        # A stream of its own, so that what is drawn afterwards doesn't depend on the number of cells.
+        own = np.random.Generator(np.random.SFC64(rng.integers(1 << 63)))
+        grid = own.standard_normal(cells, dtype=np.float32) * np.float32(1.5 * strength)
         half = _resize(grid, [-(-side // 2) for side in self.shape], cv2.INTER_CUBIC)
         return self.enlarge(half)
 
@@ -440,7 +443,7 @@ class _Chest:
         airways = np.maximum(canvas.fill(_band(_WINDPIPE, 1.7)), canvas.fill(_band(_BRONCHI, 1.1)) * np.float32(0.7))
         stomach = _ellipse(rng.normal(6.8, 0.4), rng.normal(10.8, 0.3), rng.uniform(1.8, 2.8), rng.uniform(0.8, 1.3))
         soft -= canvas.blur(airways, 0.2) * np.float32(1.6)
-        soft -= canvas.inside(canvas.fill(stomach), 1.0, rng.uniform(1.0, 4.5))
+        soft -= canvas.blur(canvas.inside(canvas.fill(stomach), 1.0, rng.uniform(1.0, 4.5)), 0.15)
         soft += canvas.blur(canvas.fill(*_HILA), 0.5) * np.float32(1.3)
 
         # Shoulder blade and upper arm, mostly outside the lungs.
@@ -533,8 +536,8 @@ def _expose(attenuation: Array, canvas: _Canvas, patient: Patient, rng: np.rando
 
 
 def _nodule(chest: _Chest, rng: np.random.Generator) -> tuple[Array, Mask]:
-    """A soft, slightly lobulated ball in the lung, 1.4 to 4 cm across."""
-    canvas, radius = chest.canvas, rng.uniform(0.7, 2.0)
+    """A soft, slightly lobulated ball in the lung, 1.6 to 4 cm across."""
+    canvas, radius = chest.canvas, rng.uniform(0.8, 2.0)
     x, y = _point_in_lung(chest, rng, 0.6 * radius + 0.5)
     dx, dy = canvas.x - np.float32(x), canvas.y - np.float32(y)
     angle, rim = np.arctan2(dy, dx), np.ones(canvas.shape, np.float32)
@@ -542,8 +545,8 @@ def _nodule(chest: _Chest, rng: np.random.Generator) -> tuple[Array, Mask]:
         rim += np.float32(rng.uniform(0, 0.09)) * np.cos(np.float32(lobes) * angle + np.float32(rng.uniform(0, 6.3)))
     reach = (dx * dx + dy * dy) / np.square(rim * np.float32(radius))
     chord = np.sqrt(np.maximum(1 - reach, 0))
-    # Small nodules are denser, as those that are seen at all are.
-    return canvas.blur(chord, 0.08) * np.float32(0.5 + 0.1 * radius), reach < 1
+    # Hardly thicker if larger: small nodules that are seen at all are dense.
+    return canvas.blur(chord, 0.08) * np.float32(0.62 + 0.1 * radius), reach < 1
 
 
 def _consolidation(chest: _Chest, rng: np.random.Generator) -> tuple[Array, Mask]:
@@ -555,7 +558,8 @@ def _consolidation(chest: _Chest, rng: np.random.Generator) -> tuple[Array, Mask
     patches = canvas.noise(rng, 1.6, 0.3) + canvas.noise(rng, 0.7, 0.15)
     within = chest.lungs * chest.sides[int(x > 0)]
     filled = canvas.blur(np.clip(np.float32(1.2) - reach + patches, 0, 1) * within, 0.3) * within
-    return filled * np.float32(rng.uniform(0.55, 0.85)), filled > 0.25
+    filled = np.maximum(filled - np.float32(0.15), 0) * np.float32(1 / 0.85)  # no faint patches outside the mask
+    return filled * np.float32(rng.uniform(0.6, 0.9)), filled > 0.12
 
 
 def _effusion(chest: _Chest, rng: np.random.Generator) -> tuple[Array, Mask]:
