@@ -73,7 +73,7 @@ class RadiographDataModule(AnomalibDataModule):
         Returns:
             Frame with ``image_path`` (str), ``label`` ("normal" or "abnormal"), ``split`` ("train", "val" or "test"),
             ``patient_id`` (str), ``findings`` (str, "" for none) and ``mask_path`` (str, "" for none). Further columns
-            are kept.
+            are kept; ``bits`` and ``boxes`` are those of :class:`RadiographDataset`.
         """
 
     @property
@@ -115,7 +115,7 @@ def check_samples(samples: pd.DataFrame, name: str) -> pd.DataFrame:
         name: Data set, for messages.
 
     Returns:
-        A copy with ``label_index``, whose ``attrs["task"]`` is "segmentation" where any row has a mask, else
+        A copy with ``label_index``, whose ``attrs["task"]`` is "segmentation" where any row has a mask or boxes, else
         "classification".
 
     Raises:
@@ -147,8 +147,11 @@ def check_samples(samples: pd.DataFrame, name: str) -> pd.DataFrame:
         msg = f"{name}: {len(shared)} patients are in more than one split, the first is {shared[0]}"
         raise ValueError(msg)
     _check_labels(samples, name)
-    has_masks = (samples["mask_path"] != "").any()
-    maskless = samples["image_path"][(samples["label"] == ABNORMAL) & (samples["mask_path"] == "")]
+    masked = samples["mask_path"] != ""
+    if "boxes" in samples.columns:
+        masked |= samples["boxes"].map(bool)
+    has_masks = masked.any()
+    maskless = samples["image_path"][(samples["label"] == ABNORMAL) & ~masked]
     if has_masks and len(maskless):
         msg = f"{name}: {len(maskless)} abnormal images have no mask while others have, the first is {maskless.iloc[0]}"
         raise ValueError(msg)

@@ -30,7 +30,8 @@ class RadiographDataset(AnomalibDataset):
 
     Args:
         samples: Table with ``image_path``, ``label_index`` (0 normal, 1 abnormal), ``split`` and ``mask_path`` (""
-            where there is none), optionally ``bits`` (stored bit depth of an image, missing where unknown).
+            where there is none), optionally ``bits`` (stored bit depth of an image, missing where unknown) and
+            ``boxes`` (tuple of (x, y, width, height) in fractions of the image, drawn as the mask).
             ``samples.attrs["task"]`` is "segmentation" or "classification"; where it is absent, masks decide.
             That the files exist is for the datamodule to check, in one scan of the folder.
         augmentations: torchvision v2 transform of image and mask together.
@@ -94,6 +95,24 @@ class RadiographDataset(AnomalibDataset):
             mask_path=sample["mask_path"],
         )
 
+    def check(self, index: int) -> tuple[str, str | None]:
+        """Try to read one image and its mask.
+
+        Args:
+            index: Row of the samples table.
+
+        Returns:
+            The image's path, and the reason why it cannot be read or None.
+        """
+        sample = self.samples.iloc[index]
+        try:
+            shape = self._read_image(sample).shape
+            if self.task == TaskType.SEGMENTATION:
+                self._read_mask(sample, (shape[0], shape[1]))
+        except RadiographError as error:
+            return sample["image_path"], str(error)
+        return sample["image_path"], None
+
     def _augment(self, image: Image, mask: Mask | None) -> tuple[Image, Mask | None]:
         """Apply the augmentations and repeat the grey channel, which a plain resize never needs three times."""
         resize_only = isinstance(self.augmentations, Resize)
@@ -112,10 +131,11 @@ class RadiographDataset(AnomalibDataset):
         return read_radiograph(sample["image_path"], bits=None if pd.isna(bits) else int(bits))
 
     def _read_mask(self, sample: Any, size: tuple[int, int]) -> np.ndarray:
-        """Read the mask of one row, (H, W) uint8 of 0 and 1; zeros where the row has none."""
+        """Read the mask of one row, (H, W) uint8 of 0 and 1; from its file or its boxes; zeros if none."""
         path = sample["mask_path"]
         if not path:
-            return np.zeros(size, dtype=np.uint8)
+            boxes = sample.get("boxes")
+            return draw_boxes(boxes if isinstance(boxes, tuple) else (), size)
         try:
             with PILImage.open(path) as file:
                 pixels = np.asarray(file)
@@ -127,6 +147,25 @@ class RadiographDataset(AnomalibDataset):
             msg = f"{path}: the mask is {mask.shape} but its image {Path(sample['image_path']).name} is {size}"
             raise RadiographError(msg)
         return mask.astype(np.uint8)
+
+
+def draw_boxes(boxes: tuple[tuple[float, float, float, float], ...], size: tuple[int, int]) -> np.ndarray:
+    """Draw boxes as a mask.
+
+    Args:
+        boxes: (x, y, width, height) of each, in fractions of the image. Parts outside the image are cut off.
+        size: Height and width of the image in pixels.
+
+    Returns:
+        (H, W) uint8, 1 for every pixel whose centre is in a box.
+    """
+    mask = np.zeros(size, dtype=np.uint8)
+    rows, columns = ((np.arange(length) + 0.5) / length for length in size)
+    for x, y, width, height in boxes:
+        inside_rows = (rows >= y) & (rows < y + height)
+        inside_columns = (columns >= x) & (columns < x + width)
+        mask[np.ix_(inside_rows, inside_columns)] = 1
+    return mask
 
 
 def _repeat_grey(image: Image) -> Image:

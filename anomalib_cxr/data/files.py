@@ -1,10 +1,11 @@
 """Files of a data set: found in one scan of the folder, never looked up one by one, never outside the root."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".dcm", ".dicom"})
+from anomalib_cxr.imaging import is_radiograph
 
 
 @dataclass
@@ -14,7 +15,7 @@ class FileScan:
     Attributes:
         root: The folder scanned.
         images: Paths of the images below the root, with forward slashes, sorted.
-        ignored: Number of other files: hidden ones such as ``.DS_Store`` and ``._name.png``, and other suffixes.
+        ignored: Number of other files: hidden ones such as ``.DS_Store`` and ``._name.png``, and other formats.
         loops: Linked folders that lead back to a folder already entered, not followed.
     """
 
@@ -24,13 +25,13 @@ class FileScan:
     loops: list[str] = field(default_factory=list)
 
 
-def scan_images(root: str | Path, suffixes: frozenset[str] = IMAGE_SUFFIXES, recursive: bool = True) -> FileScan:
-    """List the images below a folder in one walk. Links are followed, each folder once.
+def scan_images(root: str | Path) -> FileScan:
+    """List the images below a folder in one walk.
+
+    Links are followed, each folder once. Hidden folders and ``__MACOSX`` are passed over.
 
     Args:
         root: Folder to scan.
-        suffixes: Lower-case suffixes of images; upper case in a file name is the same.
-        recursive: Also enter subfolders. Hidden ones and ``__MACOSX`` are passed over.
 
     Returns:
         The scan.
@@ -56,7 +57,7 @@ def scan_images(root: str | Path, suffixes: frozenset[str] = IMAGE_SUFFIXES, rec
             for entry in sorted(entries, key=lambda item: item.name):
                 relative = f"{prefix}{entry.name}"
                 if _is_folder(entry):
-                    if not recursive or entry.name.startswith(".") or entry.name == "__MACOSX":
+                    if entry.name.startswith(".") or entry.name == "__MACOSX":
                         continue
                     status = os.stat(entry.path)  # noqa: PTH116 - entry.stat() has no inode on Windows
                     if (status.st_dev, status.st_ino) in entered:
@@ -64,7 +65,7 @@ def scan_images(root: str | Path, suffixes: frozenset[str] = IMAGE_SUFFIXES, rec
                         continue
                     entered.add((status.st_dev, status.st_ino))
                     folders.append(f"{relative}/")
-                elif entry.name.startswith(".") or Path(entry.name).suffix.lower() not in suffixes:
+                elif entry.name.startswith(".") or not is_radiograph(entry.path):
                     scan.ignored += 1
                 else:
                     scan.images.append(relative)
@@ -120,3 +121,29 @@ def inside(root: Path, listed: str) -> str:
         msg = f"{listed!r} is no path of an image"
         raise ValueError(msg)
     return "/".join(parts)
+
+
+def find_missing(root: Path, listed: Iterable[str]) -> list[str]:
+    """Find listed files that do not exist: each folder is read once, no file is looked up by itself.
+
+    Args:
+        root: Folder of the data set.
+        listed: Paths below the root, with forward slashes.
+
+    Returns:
+        The missing ones, in the order given.
+    """
+    listed = list(listed)
+    names: dict[str, set[str]] = {}
+    for folder in {path.rpartition("/")[0] for path in listed}:
+        try:
+            with os.scandir(root / folder) as entries:
+                names[folder] = {entry.name for entry in entries}
+        except OSError:
+            names[folder] = set()
+    missing = []
+    for path in listed:
+        folder, _, name = path.rpartition("/")
+        if name not in names[folder]:
+            missing.append(path)
+    return missing

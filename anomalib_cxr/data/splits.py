@@ -61,6 +61,28 @@ def draw_patients(table: DataFrame, counts: Mapping[str, int], seed: int) -> set
     return drawn
 
 
+def shrink_counts(table: DataFrame, wanted: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """Shrink the counts of a preset in proportion where a table has too few images, as part of a data set has.
+
+    Args:
+        table: Samples with ``label``.
+        wanted: Images per split and label.
+
+    Returns:
+        The same counts where the table has enough images of a label; else each count of that label times what there is
+        over what is wanted, rounded down, at least one.
+    """
+    available = Counter(table["label"])
+    shrunk: dict[str, dict[str, int]] = {split: {} for split in wanted}
+    for label in LABELS:
+        total = sum(counts.get(label, 0) for counts in wanted.values())
+        for split, counts in wanted.items():
+            if label in counts:
+                enough = available[label] >= total
+                shrunk[split][label] = counts[label] if enough else max(1, counts[label] * available[label] // total)
+    return shrunk
+
+
 def deal_patients(table: DataFrame, shares: Mapping[str, float], seed: int) -> dict[str, str]:
     """Deal all patients to parts so that the parts' images approach the given shares, whatever the label.
 
@@ -143,6 +165,71 @@ def assign_folds(table: DataFrame, num_folds: int, seed: int) -> Series:
     in_diseased = table["patient_id"].astype(str).isin(patients_with_abnormal(table))
     dealt = deal_patients(table[~in_diseased], shares, seed) | deal_patients(table[in_diseased], shares, seed)
     return table["patient_id"].astype(str).map(dealt).astype(int)
+
+
+def split_by_fold(table: DataFrame, fold: int, num_folds: int, seed: int) -> Series:
+    """Split a table for one round of one-class cross-validation: every image is tested in exactly one round.
+
+    Fold ``fold`` is the test, the next one (round the corner) the validation, and training takes the patients without
+    abnormal images of all others. Patients with abnormal images of the other folds have no place in this round.
+
+    Args:
+        table: Samples with ``patient_id`` and ``label``, any index.
+        fold: Round, in [0, num_folds).
+        num_folds: Number of folds, at least 3.
+        seed: Key of the patient order.
+
+    Returns:
+        "train", "val", "test" or "" (not used in this round) for each row, with the index of ``table``.
+
+    Raises:
+        ValueError: If ``num_folds`` is below 3 or ``fold`` is not in [0, num_folds).
+    """
+    if num_folds < 3 or not 0 <= fold < num_folds:
+        msg = f"cross-validation needs num_folds >= 3 and 0 <= fold < num_folds, got fold {fold} of {num_folds}"
+        raise ValueError(msg)
+    folds = assign_folds(table, num_folds, seed)
+    split = Series("train", index=table.index)
+    split[table["patient_id"].astype(str).isin(patients_with_abnormal(table))] = ""
+    split[folds == (fold + 1) % num_folds] = "val"
+    split[folds == fold] = "test"
+    return split
+
+
+def take_fraction(table: DataFrame, seed: int, fraction: float = 1.0, limit: int | None = None) -> Series:
+    """Take part of the patients of every split, of those with and of those without abnormal images alike.
+
+    Patients come in hash order, so a smaller fraction is a subset of a larger one.
+
+    Args:
+        table: Samples with ``patient_id``, ``label`` and ``split``, any index.
+        seed: Key of the patient order.
+        fraction: Part of the patients of each group, in (0, 1], rounded, at least one.
+        limit: Most patients in all, or None.
+
+    Returns:
+        Whether each row is taken, with the index of ``table``.
+
+    Raises:
+        ValueError: If ``fraction`` is not in (0, 1] or ``limit`` cannot give one patient to each group.
+    """
+    if not 0 < fraction <= 1:
+        msg = f"fraction must be in (0, 1], got {fraction}"
+        raise ValueError(msg)
+    patients = table["patient_id"].astype(str)
+    diseased = patients_with_abnormal(table)
+    groups = [order_patients(group, seed) for _, group in patients.groupby([table["split"], patients.isin(diseased)])]
+    total = sum(map(len, groups))
+    if limit is not None:
+        if limit < len(groups):
+            msg = f"limit {limit} is too low: the splits with and without abnormal patients are {len(groups)} groups"
+            raise ValueError(msg)
+        fraction = min(fraction, limit / max(total, 1))
+    takes = [max(1, int(fraction * len(group) + 0.5)) for group in groups]
+    while limit is not None and sum(takes) > limit:
+        takes[takes.index(max(takes))] -= 1
+    taken = {patient for group, take in zip(groups, takes, strict=True) for patient in group[:take]}
+    return patients.isin(taken)
 
 
 def patients_with_abnormal(table: DataFrame) -> set[str]:

@@ -1,0 +1,295 @@
+"""Datamodules whose images a table lists: load, filter, find the files, split by patient, and pin the split."""
+
+import logging
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from anomalib_cxr.data.base import RadiographDataModule, default_num_workers, describe_splits
+from anomalib_cxr.data.duplicates import find_duplicates
+from anomalib_cxr.data.files import find_missing
+from anomalib_cxr.data.manifest import apply_manifest, read_manifest, write_manifest
+from anomalib_cxr.data.selection import Selection
+from anomalib_cxr.data.splits import ABNORMAL, LABELS, split_by_fold, split_by_patient, take_fraction
+from anomalib_cxr.data.tables import TableError
+
+logger = logging.getLogger(__name__)
+
+_NAMED = 10
+
+
+class TableDataModule(RadiographDataModule):
+    """Radiographs that a table lists.
+
+    Subclasses implement :meth:`load_table` and :meth:`select`, and may override :meth:`make_splits`.
+
+    Args:
+        root: Folder of the data set.
+        val_ratio: Share of the patients for validation, where the set has no split of its own.
+        test_ratio: Share of the patients for the test, where the set has no split of its own.
+        fold: Round of a patient-grouped cross-validation, from 0, in place of any other split. ``None``: no
+            cross-validation.
+        num_folds: Number of folds.
+        fraction: Part of the patients of each split to use, for a quick start.
+        limit: Most patients to use in all.
+        split_manifest: File of the split: read if it exists, else made and written there.
+        on_missing: What to do if listed images do not exist: ``raise``, or ``skip`` them with a count.
+        on_error: What to do with unreadable images: ``raise`` at the first that is needed, or read every image once
+            before the training and ``skip`` those that fail, with their reasons.
+        check_duplicates: Report byte-identical files in different splits.
+        **kwargs: Batch sizes, workers, augmentations and seed, see :class:`RadiographDataModule`.
+    """
+
+    split_settings: ClassVar[tuple[str, ...]] = ()
+    """Attributes of a subclass that decide the split: they are written into its manifest."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        val_ratio: float = 0.15,
+        test_ratio: float = 0.15,
+        fold: int | None = None,
+        num_folds: int = 5,
+        fraction: float = 1.0,
+        limit: int | None = None,
+        split_manifest: str | Path | None = None,
+        on_missing: Literal["raise", "skip"] = "raise",
+        on_error: Literal["raise", "skip"] = "raise",
+        check_duplicates: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root=root, **kwargs)
+        self.val_ratio = val_ratio
+        self.test_ratio = test_ratio
+        self.fold = fold
+        self.num_folds = num_folds
+        self.fraction = fraction
+        self.limit = limit
+        self.split_manifest = Path(split_manifest) if split_manifest is not None else None
+        self.on_missing = one_of("on_missing", on_missing, ("raise", "skip"))
+        self.on_error = one_of("on_error", on_error, ("raise", "skip"))
+        self.check_duplicates = check_duplicates
+
+    @abstractmethod
+    def load_table(self) -> pd.DataFrame:
+        """Read the tables of the set.
+
+        Returns:
+            One row an image: ``image_path`` (below the root, forward slashes), ``label`` ("normal", "abnormal", or ""
+            where neither can be said), ``patient_id``, ``findings`` (joined by "|"), ``mask_path`` (as ``image_path``,
+            or ""), and what the filters need. A column ``split`` with "train", "val", "test" or "" (not used) is the
+            set's own split.
+        """
+
+    @abstractmethod
+    def select(self, selection: Selection) -> None:
+        """Filter the table.
+
+        Args:
+            selection: The table, filtered in place by :meth:`Selection.keep`.
+        """
+
+    def make_splits(self, table: pd.DataFrame) -> pd.Series:
+        """Split the filtered table: by fold if one is asked for, else as the set has it, else by patient.
+
+        Where the set has its own split, abnormal training images are not used.
+
+        Args:
+            table: The filtered table.
+
+        Returns:
+            "train", "val", "test" or "" (not used) for each row.
+        """
+        if self.fold is not None:
+            return split_by_fold(table, self.fold, self.num_folds, self.seed)
+        if "split" in table.columns:
+            return table["split"].mask((table["split"] == "train") & (table["label"] == ABNORMAL), "")
+        return split_by_patient(table, self.seed, self.val_ratio, self.test_ratio)
+
+    def make_samples(self) -> pd.DataFrame:
+        """Load, filter, find the files, split, and check duplicates.
+
+        Returns:
+            The samples table with full paths.
+
+        Raises:
+            FileNotFoundError: If the root is missing.
+            TableError: If a table is broken, a filter leaves nothing, listed images are missing, or the manifest was
+                changed or does not fit.
+        """
+        if not self.root.is_dir():
+            msg = f"{self.name}: the root {self.root} does not exist or is no folder"
+            raise FileNotFoundError(msg)
+        selection = Selection(self.load_table().reset_index(drop=True), self.name)
+        self.select(selection)
+        selection.keep(selection.table["label"] != "", "labelled normal or abnormal")
+        self._keep_existing(selection)
+        for label in LABELS:
+            culprit = selection.emptied(label)
+            if culprit is not None:
+                msg = f"{self.name}: no {label} image is left after '{culprit}'; in order: {selection.describe()}"
+                raise TableError(msg)
+        table = self._split(selection.table.reset_index(drop=True))
+        for column in ("image_path", "mask_path"):
+            table[column] = [str(self.root / path) if path else "" for path in table[column]]
+        if self.on_error == "skip":
+            table = self._drop_unreadable(table)
+        if self.check_duplicates:
+            self._report_duplicates(table)
+        return table
+
+    def find_unreadable(self, samples: pd.DataFrame | None = None) -> dict[str, str]:
+        """Read every image once, in parallel, and find those that fail: truncated files, for instance.
+
+        Args:
+            samples: Rows to read; the whole table where None.
+
+        Returns:
+            Reason for each path that cannot be read, in the order of the table.
+        """
+        dataset = self.make_dataset(self.samples if samples is None else samples)
+        return _find_failing(dataset.check, len(dataset), self.name)
+
+    def _keep_existing(self, selection: Selection) -> None:
+        """Find listed images that do not exist, one look at each folder."""
+        table = selection.table
+        missing = set(find_missing(self.root, table["image_path"]))
+        if not missing:
+            return
+        first = ", ".join(sorted(missing)[:_NAMED])
+        what = f"{len(missing)} of {len(table)} listed images do not exist below {self.root}, the first are {first}"
+        if self.on_missing == "raise":
+            msg = f"{self.name}: {what}; complete them or pass on_missing='skip'"
+            raise TableError(msg)
+        logger.warning("%s: %s", self.name, what)
+        selection.keep(~table["image_path"].isin(missing), "file exists")
+
+    def _split(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Add the split, from the manifest if there is one, and leave out what no split takes."""
+        if self.split_manifest is not None and self.split_manifest.exists():
+            manifest, head = read_manifest(self.split_manifest, self.name)
+            logger.info("%s: split of %s, SHA-256 %s", self.name, self.split_manifest, head["sha256"])
+            table["split"] = apply_manifest(table, manifest, self.split_manifest, self.name)
+            return table[table["split"] != ""].reset_index(drop=True)
+        table["split"] = self.make_splits(table)
+        unused = table["split"] == ""
+        if unused.any():
+            counts = [int((unused & (table["label"] == label)).sum()) for label in LABELS]
+            logger.info("%s: %d normal and %d abnormal images are in no split", self.name, *counts)
+        table = table[~unused]
+        if self.fraction != 1.0 or self.limit is not None:
+            table = table[take_fraction(table, self.seed, self.fraction, self.limit)]
+            logger.info("%s: fraction %s, limit %s: %s", self.name, self.fraction, self.limit, describe_splits(table))
+        table = table.reset_index(drop=True)
+        if self.split_manifest is not None:
+            settings = {key: getattr(self, key) for key in ("seed", "val_ratio", "test_ratio", "fold", "num_folds")}
+            settings |= {key: getattr(self, key) for key in ("fraction", "limit", *self.split_settings)}
+            write_manifest(self.split_manifest, table.rename(columns={"image_path": "image"}), self.name, settings)
+        return table
+
+    def _drop_unreadable(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Leave out what cannot be read, and say why."""
+        dataset_rows = table.assign(label_index=0)
+        failing = self.find_unreadable(dataset_rows)
+        for path, reason in failing.items():
+            logger.warning("%s: skipped %s: %s", self.name, path, reason)
+        logger.info("%s: %d of %d images cannot be read and are skipped", self.name, len(failing), len(table))
+        return table[~table["image_path"].isin(failing)].reset_index(drop=True)
+
+    def _report_duplicates(self, table: pd.DataFrame) -> None:
+        """Say how many files are in several splits under different names."""
+        groups = find_duplicates(table)
+        if groups:
+            logger.warning(
+                "%s: %d groups of byte-identical files are in more than one split, the first is %s",
+                self.name,
+                len(groups),
+                " = ".join(groups[0]),
+            )
+
+
+def _find_failing(check: Callable[[int], tuple[str, str | None]], number: int, name: str) -> dict[str, str]:
+    """Run a check over all rows in threads, with a progress bar."""
+    with ThreadPoolExecutor(default_num_workers()) as pool:
+        results = tqdm(pool.map(check, range(number)), total=number, desc=f"{name}: reading all images", leave=False)
+        return {path: reason for path, reason in results if reason is not None}
+
+
+def one_of(argument: str, value: str, allowed: Sequence[str]) -> Any:
+    """Check an argument that takes one of a few words.
+
+    Args:
+        argument: Its name.
+        value: What was given.
+        allowed: What may be given.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+    if value not in allowed:
+        msg = f"{argument} must be one of {list(allowed)}, got {value!r}"
+        raise ValueError(msg)
+    return value
+
+
+def find_table(root: Path, names: Iterable[str], name: str) -> Path:
+    """Find a table by its published name, plain or gzipped.
+
+    Args:
+        root: Folder of the data set.
+        names: File names, in order of preference.
+        name: Data set, for the message.
+
+    Returns:
+        Path of the first that exists.
+
+    Raises:
+        TableError: If there is none.
+    """
+    candidates = [f"{stem}{suffix}" for stem in names for suffix in ("", ".gz")]
+    for candidate in candidates:
+        if (root / candidate).is_file():
+            return root / candidate
+    msg = f"{name}: no table in {root}, one of {candidates} is needed"
+    raise TableError(msg)
+
+
+def compare_counts(name: str, preset: str, found: Mapping[str, int], published: Mapping[str, int]) -> None:
+    """Say whether a preset found the published numbers of images.
+
+    Args:
+        name: Data set.
+        preset: Preset.
+        found: Images of each group.
+        published: Images of each group in the paper.
+    """
+    differences = [
+        f"{group} {found.get(group, 0)} (published {number})"
+        for group, number in published.items()
+        if found.get(group, 0) != number
+    ]
+    if differences:
+        logger.warning("%s: preset %s differs from the published counts: %s", name, preset, ", ".join(differences))
+    else:
+        logger.info("%s: preset %s has the published counts", name, preset)
+
+
+def count_groups(table: pd.DataFrame) -> dict[str, int]:
+    """Count images by split and label.
+
+    Args:
+        table: Rows with ``split`` and ``label``.
+
+    Returns:
+        For instance ``{"train normal": 5466, ...}``.
+    """
+    return dict(Counter(f"{split} {label}" for split, label in zip(table["split"], table["label"], strict=True)))

@@ -1,0 +1,243 @@
+"""Hostile tables and paths: every one ends in one of our errors, or is read as what it says."""
+
+import ast
+import gzip
+import logging
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from anomalib_cxr.data.files import find_missing, inside, scan_images
+from anomalib_cxr.data.selection import Selection
+from anomalib_cxr.data.tables import TableError, is_missing, parse_labels, parse_numbers, read_table, refuse_duplicates
+
+PLAIN = b'name,label,note\na.png,normal,x\nb.png,abnormal,"y, z"\n'
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PLAIN,
+        b"\xef\xbb\xbf" + PLAIN,
+        gzip.compress(PLAIN),
+        gzip.compress(b"\xef\xbb\xbf" + PLAIN),
+        PLAIN.replace(b"\n", b"\r\n"),
+        b"name;label;note\na.png;normal;x\nb.png;abnormal;y, z\n",
+        b"name\tlabel\tnote\na.png\tnormal\tx\nb.png\tabnormal\ty, z\n",
+        b' name , label,note\na.png,normal,x\nb.png,abnormal,"y, z"\n',
+        b'extra,label,name,note\n1,normal,a.png,x\n2,abnormal,b.png,"y, z"\n',
+    ],
+)
+def test_one_table_in_many_dresses(tmp_path, content):
+    frame = read_table(write(tmp_path / "t.csv", content), ["name", "label"], ["note", "absent"])
+    assert frame.to_dict("list") == {
+        "name": ["a.png", "b.png"],
+        "label": ["normal", "abnormal"],
+        "note": ["x", "y, z"],
+    }
+
+
+def test_cells_stay_text(tmp_path):
+    content = b"id,value\n007,None\n1e5,nan\n,\n2020-01-01,TRUE\n"
+    frame = read_table(write(tmp_path / "t.csv", content), ["id", "value"])
+    assert frame["id"].tolist() == ["007", "1e5", "", "2020-01-01"]
+    assert frame["value"].tolist() == ["None", "nan", "", "TRUE"]
+    assert is_missing(frame["value"]).tolist() == [True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"\n\n\n", "is empty"),
+        (b"name,kind\na,b\n", r"lacks the columns \['label'\]; its first line has \['name', 'kind'\]"),
+        (b"name,label,name\na,b,c\n", "has the column 'name' more than once"),
+        (b"name,label\na,\xff\xfe\n", "cannot be read as a CSV table"),
+        (b'name,label\n"a,b\n', "cannot be read as a CSV table"),
+        (gzip.compress(PLAIN)[:-9], "cannot be read as a CSV table"),
+        (b"\x1f\x8bnot gzip at all", "cannot be read as a CSV table"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "cannot be read as a CSV table|lacks the columns"),
+        (b"name,label\na,normal\nb\n", "data row 2 has 1 cells, the first line has 2"),
+        (b"name,label\na,normal,c\n", "data row 1 has 3 cells, the first line has 2"),
+        (b'name,label\n"a"b,normal\n', "cannot be read as a CSV table"),
+    ],
+)
+def test_a_broken_table_is_refused(tmp_path, content, message):
+    with pytest.raises(TableError, match=message):
+        read_table(write(tmp_path / "t.csv", content), ["name", "label"])
+
+
+def test_a_table_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(TableError, match="does not exist"):
+        read_table(tmp_path / "none.csv", ["name"])
+    with pytest.raises(TableError, match="cannot be read"):
+        read_table(tmp_path, ["name"])
+
+
+def test_numbers_and_duplicates(tmp_path):
+    column = pd.Series(["1", " 2.5", "None", ""], name="bits")
+    assert parse_numbers(column, "t.csv").tolist()[:2] == [1.0, 2.5]
+    assert parse_numbers(column, "t.csv").isna().tolist() == [False, False, True, True]
+    for wrong in ("12 bits", "inf", "1e400", "__import__('os')"):
+        with pytest.raises(TableError, match="data row 2, is no number"):
+            parse_numbers(pd.Series(["1", wrong], name="bits"), "t.csv")
+    with pytest.raises(TableError, match="2 rows repeat an id in column 'id', the first is 'a'"):
+        refuse_duplicates(pd.Series(["a", "b", "a", "a"], name="id"), "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("cell", "labels"),
+    [
+        ("['normal']", ("normal",)),
+        ("[' normal', 'normal', \"it's\"]", ("normal", "it's")),
+        ("[]", ()),
+        ("['']", ()),
+        (" [ 'a' , 'b' , ] ", ("a", "b")),
+    ],
+)
+def test_label_lists(cell, labels):
+    assert parse_labels(cell) == labels
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "normal",
+        "",
+        "[normal]",
+        "['a' 'b']",
+        "['a',,'b']",
+        "['a'",
+        "'a']",
+        "[1]",
+        "['a', ['b']]",
+        "[None]",
+        "(('a',))",
+        "[__import__('os').system('touch /tmp/owned')]",
+        "['a'] + ['b']",
+        "['a'.upper()]",
+        "[" * 100_000,
+        "['a\\', 'b']",
+    ],
+)
+def test_other_cells_are_no_label_lists(cell):
+    with pytest.raises(TableError, match="not a list of"):
+        parse_labels(cell)
+
+
+printable = st.characters(exclude_categories=["C"], exclude_characters="'\"\\").filter(str.isprintable)
+
+
+@given(st.lists(st.text(printable, max_size=12)))
+def test_label_lists_agree_with_python(labels):
+    expected = tuple(dict.fromkeys(label.strip() for label in ast.literal_eval(str(labels)) if label.strip()))
+    assert parse_labels(str(labels)) == expected
+
+
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [
+        ("a/b.png", "a/b.png"),
+        ("./a//b.png", "a/b.png"),
+        ("a\\b.png", "a/b.png"),
+        ("a/../b.png", "b.png"),
+        ("/data/set/a/b.png", "a/b.png"),
+    ],
+)
+def test_paths_below_the_root(listed, expected):
+    assert inside(Path("/data/set"), listed) == expected
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        "../b.png",
+        "a/../../b.png",
+        "..\\b.png",
+        "/etc/passwd",
+        "/data/set2/b.png",
+        "C:\\b.png",
+        "C:b.png",
+        "//host/b",
+        "",
+        " ",
+        ".",
+        "a/..",
+        "a\0.png",
+        "/data/set/../secret.png",
+    ],
+)
+def test_paths_that_leave_the_root_are_refused(listed):
+    with pytest.raises(ValueError, match=r"root|no path"):
+        inside(Path("/data/set"), listed)
+
+
+@given(st.text(alphabet="./\\ab:C", max_size=20))
+@example("a/./../..")
+def test_what_is_let_through_stays_inside(listed):
+    try:
+        result = inside(Path("/data/set"), listed)
+    except ValueError:
+        return
+    resolved = os.path.normpath(f"/data/set/{result}")
+    assert resolved.startswith("/data/set/")
+    assert resolved == f"/data/set/{result}"
+
+
+def test_scan_follows_links_once_and_ignores_strays(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    root = tmp_path / "root"
+    for path in (root / "a/x.PNG", root / "b.jpeg", elsewhere / "linked.dcm", root / ".hidden/c.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    for stray in ("a/._x.png", "a/.DS_Store", "notes.txt", "__MACOSX/y.png"):
+        (root / stray).parent.mkdir(exist_ok=True)
+        (root / stray).write_bytes(b"x")
+    (root / "link").symlink_to(elsewhere, target_is_directory=True)
+    (root / "a/loop").symlink_to(root, target_is_directory=True)
+    (root / "self.png").symlink_to(root / "self.png")
+    scan = scan_images(root)
+    assert scan.images == ["a/x.PNG", "b.jpeg", "link/linked.dcm", "self.png"]
+    assert scan.ignored == 3
+    assert scan.loops == ["a/loop"]
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        scan_images(root / "none")
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        scan_images(root / "b.jpeg")
+
+
+def test_missing_files_cost_one_look_a_folder(tmp_path, monkeypatch):
+    for name in ("a/1.png", "a/2.png", "b/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    looks = []
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: looks.append(str(path)) or real(path))
+    listed = [f"{folder}/{i}.png" for folder in "abc" for i in range(100)]
+    missing = find_missing(tmp_path, listed)
+    assert sorted(set(listed) - set(missing)) == ["a/1.png", "a/2.png", "b/1.png"]
+    assert len(looks) == 3
+
+
+def test_selection_counts_and_names_the_filter_that_emptied_it(caplog):
+    table = pd.DataFrame({"label": ["normal"] * 3 + ["abnormal"] * 2, "view": ["PA", "AP", "PA", "L", "L"]})
+    selection = Selection(table, "Drawn")
+    with caplog.at_level(logging.INFO, logger="anomalib_cxr"):
+        selection.keep(selection.table["view"] != "AP", "not AP")
+        selection.keep(selection.table["view"] == "PA", "view PA")
+    assert "Drawn: view PA: 2 images, 2 normal, 0 abnormal" in caplog.text
+    assert selection.emptied("abnormal") == "view PA"
+    assert selection.emptied("normal") is None
+    with pytest.raises(
+        TableError, match=r"the filter 'children' left none of 2.*listed 3 \+ 2, not AP 2 \+ 2, view PA 2 \+ 0"
+    ):
+        selection.keep(selection.table["view"] == "PED", "children")
