@@ -1,13 +1,13 @@
-"""Batched tensor augmentations that make anomalies and views."""
+"""Batched tensor augmentations that make anomalies."""
 
-from anomalib_cxr.augmentations.anat_paste import AnatPasteAugmentation, PasteParameters, anat_paste
+from anomalib_cxr.augmentations.anat_paste import AnatPasteAugmentation, PasteParameters, apply_anat_paste
 from anomalib_cxr.augmentations.cut_paste import (
     CutParameters,
     CutPaste3Way,
     CutPasteNormal,
     CutPasteScar,
     CutPasteUnion,
-    cut_paste,
+    apply_cut_paste,
 )
 from anomalib_cxr.augmentations.factory import PastingVariant, build_pasting
 from anomalib_cxr.augmentations.intensity import jitter_intensity
@@ -26,8 +26,8 @@ __all__ = [
     "Pasting",
     "PastingVariant",
     "Patches",
-    "anat_paste",
+    "apply_anat_paste",
+    "apply_cut_paste",
     "build_pasting",
-    "cut_paste",
     "jitter_intensity",
 ]

@@ -59,9 +59,9 @@ class AnatPasteAugmentation(Pasting):
         sigma: Lowest and highest standard deviation of the blur in pixels (paper: 0 to 15).
         segmentation: Whether to use the lungs; ``False``, an ablation of the paper, pastes anywhere.
         blur: Whether to blur the shape; ``False`` is another ablation of the paper.
-        surround: What is blended where the blur leaks out of the patch. ``"black"`` is what the published code does,
-            and what its figures rest on: a rim around the patch is darkened, by up to a quarter at the strongest
-            blur. ``"edge"`` is ours: the patch goes on with its outermost pixels.
+        surround: What is blended where the blur leaks out of the patch (4 % of all weight on average, at a pixel up to
+            a quarter). ``"black"`` is what the published code does, and what its results rest on: the surroundings
+            are darkened a little. ``"edge"`` is ours: the patch goes on with its outermost pixels.
 
     Raises:
         ValueError: If a parameter is out of range or a pair of limits is reversed.
@@ -119,12 +119,12 @@ class AnatPasteAugmentation(Pasting):
         check_images(images)
         used = check_lungs(lungs, images) if self.segmentation else None
         parameters = self.draw(images, used, generator)
-        return (anat_paste(images, used, parameters, self.surround),)
+        return (apply_anat_paste(images, used, parameters, self.surround),)
 
     def draw(
         self, images: Tensor, lungs: Tensor | None = None, generator: torch.Generator | None = None
     ) -> PasteParameters:
-        """Draw the parameters that :func:`anat_paste` applies.
+        """Draw the parameters that :func:`apply_anat_paste` applies.
 
         Args:
             images: Images to draw for, shape (B, 1, H, W); only their shape matters.
@@ -166,7 +166,7 @@ class AnatPasteAugmentation(Pasting):
 
 
 @torch.no_grad()
-def anat_paste(
+def apply_anat_paste(
     images: Tensor, lungs: Tensor | None, parameters: PasteParameters, surround: Surround = "black"
 ) -> Pasted:
     """Apply AnatPaste with given parameters.

@@ -72,10 +72,10 @@ class CutPasteNormal(Pasting):
             ValueError: If the images are not as described, or too small for the smallest patch.
         """
         check_images(images)
-        return (cut_paste(images, self.draw(images, generator)),)
+        return (apply_cut_paste(images, self.draw(images, generator)),)
 
     def draw(self, images: Tensor, generator: torch.Generator | None = None) -> CutParameters:
-        """Draw the parameters that :func:`cut_paste` applies, on the generator's device.
+        """Draw the parameters that :func:`apply_cut_paste` applies, on the generator's device.
 
         Raises:
             ValueError: If the images are too small for the smallest patch.
@@ -122,10 +122,10 @@ class CutPasteScar(Pasting):
     ) -> tuple[Pasted]:
         """Paste into each image, as :meth:`CutPasteNormal.forward`."""
         check_images(images)
-        return (cut_paste(images, self.draw(images, generator)),)
+        return (apply_cut_paste(images, self.draw(images, generator)),)
 
     def draw(self, images: Tensor, generator: torch.Generator | None = None) -> CutParameters:
-        """Draw the parameters that :func:`cut_paste` applies, on the generator's device.
+        """Draw the parameters that :func:`apply_cut_paste` applies, on the generator's device.
 
         Raises:
             ValueError: If the images are too small to hold every scar.
@@ -225,17 +225,17 @@ class CutPasteUnion(Pasting):
     ) -> tuple[Pasted]:
         """Paste into each image, as :meth:`CutPasteNormal.forward`."""
         check_images(images)
-        return (cut_paste(images, self.draw(images, generator)),)
+        return (apply_cut_paste(images, self.draw(images, generator)),)
 
     def draw(self, images: Tensor, generator: torch.Generator | None = None) -> CutParameters:
-        """Draw the parameters that :func:`cut_paste` applies, on the generator's device."""
+        """Draw the parameters that :func:`apply_cut_paste` applies, on the generator's device."""
         scarred = uniform_draws(len(images), 1, generator)[:, 0] < 0.5
         normal, scar = self.normal.draw(images, generator), self.scar.draw(images, generator)
         return map_tensors(lambda of_normal, of_scar: torch.where(scarred, of_scar, of_normal), normal, scar)
 
 
 @torch.no_grad()
-def cut_paste(images: Tensor, parameters: CutParameters) -> Pasted:
+def apply_cut_paste(images: Tensor, parameters: CutParameters) -> Pasted:
     """Apply CutPaste with given parameters.
 
     A pixel belongs to the rotated patch if its centre does, and takes the value of the patch's nearest pixel.

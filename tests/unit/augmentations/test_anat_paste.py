@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage, stats
 from torchvision.transforms import functional
 
-from anomalib_cxr.augmentations import AnatPasteAugmentation, PasteParameters, anat_paste, pasting
+from anomalib_cxr.augmentations import AnatPasteAugmentation, PasteParameters, apply_anat_paste, pasting
 from anomalib_cxr.augmentations.soft_shapes import SoftShapes
 
 UNLIKELY = 1e-3
@@ -84,7 +84,7 @@ def test_blending_matches_plain_reference(surround, segmentation, blur, whole_ba
     augmentation = AnatPasteAugmentation(jitter=0.3, segmentation=segmentation, blur=blur, surround=surround)
     used = lungs if segmentation else None
     parameters = augmentation.draw(images, used, seeded(3))
-    pasted = anat_paste(images, used, parameters, surround)
+    pasted = apply_anat_paste(images, used, parameters, surround)
     assert (
         {True, False} == set(parameters.ellipse.tolist()) == set(parameters.patches.intensity.contrast_first.tolist())
     )
@@ -99,7 +99,7 @@ def test_forward_applies_what_is_drawn():
     images, lungs = sample(4, 64, 64)
     augmentation = AnatPasteAugmentation()
     (pasted,) = augmentation(images, lungs, seeded(5))
-    again = anat_paste(images, lungs, augmentation.draw(images, lungs, seeded(5)))
+    again = apply_anat_paste(images, lungs, augmentation.draw(images, lungs, seeded(5)))
     assert torch.equal(pasted.image, again.image)
     assert torch.equal(pasted.mask, again.mask)
     assert augmentation.num_classes == 2
@@ -145,14 +145,11 @@ def test_draws_follow_the_paper():
     assert pvalue(p.sigma / (side / 256), 0, 15) > UNLIKELY
     for coin in (p.ellipse, patches.intensity.contrast_first):
         assert stats.binomtest(int(coin.sum()), len(coin), 0.5).pvalue > UNLIKELY
-    drawn = torch.stack(
-        [p.value, p.sigma, p.ellipse.double(), p.centre_x.double(), p.centre_y.double(), *patches.intensity[:2]]
-        + [x.double() for x in patches[:4]]
-    )
-    correlation = torch.corrcoef(drawn) - torch.eye(len(drawn))
-    # The source's position depends on the patch's size by definition; all else is independent.
-    correlation[7:, 7:] = 0
-    assert correlation.abs().max() < 0.07
+    drawn = [p.value, p.sigma, p.ellipse, p.centre_x, p.centre_y, *patches.intensity]
+    drawn += [patches.height * patches.width, (patches.width / patches.height).log()]
+    drawn += [patches.top / (side - patches.height), patches.left / (side - patches.width)]
+    correlation = torch.corrcoef(torch.stack([x.double() for x in drawn]))
+    assert (correlation - torch.eye(len(drawn))).abs().max() < 0.07
 
 
 def test_sizes_are_rounded_as_published():

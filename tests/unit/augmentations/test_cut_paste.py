@@ -17,8 +17,8 @@ from anomalib_cxr.augmentations import (
     CutPasteScar,
     CutPasteUnion,
     Patches,
+    apply_cut_paste,
     build_pasting,
-    cut_paste,
     pasting,
 )
 from anomalib_cxr.augmentations.intensity import Intensity
@@ -62,7 +62,7 @@ def whole_batch(request, monkeypatch):
 def test_normal_pastes_the_jittered_rectangle():
     images = sample(10, 70, 90)
     parameters = CutPasteNormal(jitter=0.4).draw(images, seeded(2))
-    pasted = cut_paste(images, parameters)
+    pasted = apply_cut_paste(images, parameters)
     for i in range(10):
         patch = jittered(images[i, 0], parameters, i)
         top, left = int(parameters.top[i]), int(parameters.left[i])
@@ -77,7 +77,7 @@ def test_normal_pastes_the_jittered_rectangle():
 def test_scar_turns_the_patch():
     images = sample(12, 128, 100)
     parameters = CutPasteScar(jitter=0.4, rotation=(-180, 180), height=(20, 40)).draw(images, seeded(3))
-    pasted = cut_paste(images, parameters)
+    pasted = apply_cut_paste(images, parameters)
     for i in range(12):
         patch, angle = jittered(images[i, 0], parameters, i), math.radians(parameters.angle[i])
         height, width = patch.shape
@@ -113,7 +113,7 @@ def test_rotation_turns_as_pil_does():
     parameters = CutParameters(
         Patches(one(0), one(0), one(25), one(11), intensity), one(30.0).double(), one(30), one(30)
     )
-    pasted = cut_paste(torch.from_numpy(image / 255)[None, None], parameters)
+    pasted = apply_cut_paste(torch.from_numpy(image / 255)[None, None], parameters)
     ours = pasted.image[0, 0, 30 : 30 + rotated.shape[0], 30 : 30 + rotated.shape[1]].numpy()
     assert np.abs(ours - rotated).mean() < 0.03
     assert np.abs(ours[:, ::-1] - rotated).mean() > 0.1
@@ -129,13 +129,12 @@ def test_normal_draws_follow_the_paper():
     height, width = p.patches.height, p.patches.width
     assert pvalue(height * width / side**2, 0.02, 0.15) > UNLIKELY
     assert pvalue((width / height).log(), math.log(0.3), math.log(1 / 0.3)) > UNLIKELY
-    for place, room in [
-        (p.patches.top, side - height),
-        (p.patches.left, side - width),
-        (p.top, side - height),
-        (p.left, side - width),
-    ]:
-        assert pvalue(place / room, 0, 1) > UNLIKELY
+    tall, wide = side - height, side - width
+    places = [p.patches.top / tall, p.patches.left / wide, p.top / tall, p.left / wide]
+    assert min(pvalue(place, 0, 1) for place in places) > UNLIKELY
+    drawn = [*places, *p.patches.intensity, height * width, (width / height).log()]
+    correlation = torch.corrcoef(torch.stack([x.double() for x in drawn]))
+    assert (correlation - torch.eye(len(drawn))).abs().max() < 0.07
     assert pvalue(p.patches.intensity.brightness, 0.9, 1.1) > UNLIKELY
     assert pvalue(p.patches.intensity.contrast, 0.9, 1.1) > UNLIKELY
     assert p.angle.abs().max() == 0
