@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Tiny tensors gain nothing from threads, and lose much where cores are shared.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 SHARED = Path(os.environ.get("CXR_SHARED", Path(__file__).resolve().parents[2] / "shared"))

@@ -7,7 +7,15 @@ switches it off.
 
 import sys
 
-_TARGETS = frozenset({"anomalib.models", "anomalib.data", "anomalib.cli.pipelines"})
+# Registries of Anomalib, and the packages whose classes go there: whichever of a pair is imported last registers.
+_TARGETS = frozenset(
+    {
+        "anomalib.models",
+        "anomalib.data",
+        "anomalib_cxr.models",
+        "anomalib_cxr.data",
+    }
+)
 
 
 class _RegisterAfterImport:

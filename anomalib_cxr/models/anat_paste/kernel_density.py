@@ -1,0 +1,78 @@
+"""Gaussian kernel density over normalised embeddings, in log space."""
+
+import math
+
+import torch
+from anomalib.models.components.base import DynamicBufferMixin
+from torch import nn
+from torch.nn import functional as F
+
+
+class GaussianKernelDensity(DynamicBufferMixin, nn.Module):
+    """Negative log density of an embedding under a Gaussian kernel on each reference.
+
+    ``score(e) = −log( 1/n Σᵢ exp(−‖e/‖e‖ − rᵢ‖² / 2h²) )`` with unit references ``rᵢ``. The kernel's constant
+    ``(D/2) log 2πh²`` is left out: it changes no rank, and in float32 it would eat the digits that tell images apart.
+    Exact: all references are summed, in blocks, so that memory is bounded by ``block × batch``. (AnatPaste, method
+    section: kernel density with bandwidth 1 over the L2-normalised backbone embeddings.)
+
+    Args:
+        bandwidth: Kernel's standard deviation ``h`` > 0, in units of the unit sphere.
+        block: References handled at a time.
+
+    Raises:
+        ValueError: If ``bandwidth`` is not positive.
+    """
+
+    def __init__(self, bandwidth: float = 1.0, block: int = 16384) -> None:
+        super().__init__()
+        if bandwidth <= 0:
+            msg = f"bandwidth must be positive, not {bandwidth}."
+            raise ValueError(msg)
+        self.bandwidth = bandwidth
+        self.block = block
+        self.register_buffer("references", torch.empty(0, 0))
+        self.references: torch.Tensor
+
+    def fit(self, embeddings: torch.Tensor) -> None:
+        """Take the embeddings of normal images as references.
+
+        Args:
+            embeddings: (n, D), any norm.
+
+        Raises:
+            ValueError: If there are none, or some are not finite.
+        """
+        if embeddings.ndim != 2 or len(embeddings) == 0:
+            msg = f"The kernel density needs (n, D) embeddings of at least one image, got {tuple(embeddings.shape)}."
+            raise ValueError(msg)
+        if not torch.isfinite(embeddings).all():
+            msg = "Embeddings of training images are not finite: training diverged, so lower the learning rate."
+            raise ValueError(msg)
+        self.references = F.normalize(embeddings.detach().float(), dim=1).contiguous()
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Score embeddings.
+
+        Args:
+            embeddings: (B, D), any norm.
+
+        Returns:
+            (B,) negative log densities without the kernel's constant; 0 at best, higher is more abnormal.
+
+        Raises:
+            RuntimeError: If :meth:`fit` has not been called.
+        """
+        if self.references.shape[0] == 0:
+            msg = (
+                "The reference bank is empty: train the model, or load a checkpoint that was saved after a validation."
+            )
+            raise RuntimeError(msg)
+        queries = F.normalize(embeddings.float(), dim=1)
+        # ‖q − r‖² = 2 − 2 q·r for unit vectors.
+        logs = [
+            torch.logsumexp((queries @ block.T - 1.0) / self.bandwidth**2, dim=1)
+            for block in self.references.split(self.block)
+        ]
+        total = logs[0] if len(logs) == 1 else torch.logsumexp(torch.stack(logs), dim=0)
+        return math.log(self.references.shape[0]) - total

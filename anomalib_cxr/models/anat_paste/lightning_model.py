@@ -1,0 +1,235 @@
+"""AnatPaste as an Anomalib module: training glue."""
+
+import logging
+import math
+from typing import Any, Literal
+
+import timm.optim
+import torch
+from anomalib.data import Batch
+from anomalib.metrics.evaluator import Evaluator
+from anomalib.models import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Transform
+
+from anomalib_cxr.anatomy import LungMasks
+from anomalib_cxr.augmentations import build_pasting, jitter_intensity
+from anomalib_cxr.data.step_order import seeded
+from anomalib_cxr.models.anat_paste.torch_model import AnatPasteModel
+from anomalib_cxr.models.one_class import OneClassTraining
+from anomalib_cxr.models.pixel_preserving import refuse_moved_pixels
+
+logger = logging.getLogger(__name__)
+
+Variant = Literal["anatpaste", "cutpaste_normal", "cutpaste_scar", "cutpaste_3way", "cutpaste_union"]
+
+#: What ``preset`` sets; an argument given by the user wins. "laptop" is ours, "paper" is Sato et al.'s schedule.
+PRESETS: dict[str, dict[str, Any]] = {
+    "laptop": {"image_size": 128, "max_steps": 400, "steps_per_epoch": 100},
+    "paper": {"image_size": 256, "max_steps": 256 * 256, "steps_per_epoch": 10 * 256},
+}
+
+
+class AnatPaste(OneClassTraining, AnomalibModule):
+    """AnatPaste: learn to see anomalies pasted inside the lungs, score by density of the embedding.
+
+    Sato et al., "Anatomy-aware self-supervised learning for anomaly detection in chest radiographs" (iScience 2023,
+    arXiv 2205.04282). A ResNet-18 tells normal images from the same images with a jittered patch blended into the
+    segmented lungs. At test time a Gaussian kernel density over the embeddings of the training normals scores an
+    image; a Grad-CAM towards "pasted" shows where. The CutPaste variants (Li et al. 2021) train under the same
+    schedule, for comparison.
+
+    The batch size is the datamodule's ``train_batch_size`` (the paper's is 64, so 128 images a step). Values that are
+    ours and not the paper's: ``preset="laptop"`` (length and input size for a CPU), the lung segmentation, the
+    normalisation of scores, which keeps their ranks, and the pixel threshold.
+
+    Args:
+        preset: ``"laptop"`` (128² input, 400 steps, validation every 100; ours) or ``"paper"`` (256², 256 × 256 steps,
+            validation every 10 × 256). ``image_size``, ``max_steps`` and ``steps_per_epoch`` override it.
+        image_size: Side of the square model input in pixels.
+        max_steps: Optimiser steps of the whole training.
+        steps_per_epoch: Optimiser steps between two validations.
+        variant: Which pasting makes the anomalies.
+        segmentation: Paste inside the lungs; ``False`` is the paper's ablation (anywhere). AnatPaste only.
+        blur: Blur the blending mask; ``False`` is the paper's ablation. AnatPaste only.
+        lung_method: ``"shape"`` (ours) or ``"otsu"`` (the paper's Algorithm 1).
+        color_jitter: Brightness and contrast jitter of the whole image before pasting, ± this share (the published
+            code's 0.1).
+        backbone: Any timm model that ends in plain average pooling.
+        pre_trained: Start from timm's weights; the paper does not.
+        head_layers: 512-unit layers of the projection head before its 128.
+        bandwidth: Of the kernel density.
+        optimizer: Any optimiser name of timm (``timm.optim.list_optimizers()``).
+        learning_rate: Peak learning rate.
+        momentum: For optimisers that have one.
+        weight_decay: Weight decay.
+        lr_schedule: ``"cosine"`` to zero over ``max_steps``, or ``"constant"``.
+        warmup_steps: Linear warm-up of the learning rate.
+        checkpoint: ``"best"`` by AUROC on the labelled validation split (the paper's way) or ``"last"``.
+        seed: Seed of weights, order and augmentations.
+        num_workers: Processes for the lung masks; ``None`` takes all cores.
+        pre_processor: As in Anomalib; the default resizes to ``image_size``.
+        post_processor: As in Anomalib; the default keeps ranks.
+        evaluator: As in Anomalib; the default adds AUROC on validation.
+        visualizer: As in Anomalib.
+
+    Raises:
+        ValueError: If an argument is out of range; the message names it.
+
+    Example:
+        >>> from anomalib.engine import Engine
+        >>> from anomalib_cxr.data import PhantomCXR
+        >>> from anomalib_cxr.models import AnatPaste
+        >>> Engine().train(model=AnatPaste(), datamodule=PhantomCXR())  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        preset: Literal["laptop", "paper"] = "laptop",
+        image_size: int | None = None,
+        max_steps: int | None = None,
+        steps_per_epoch: int | None = None,
+        variant: Variant = "anatpaste",
+        segmentation: bool = True,
+        blur: bool = True,
+        lung_method: Literal["shape", "otsu"] = "shape",
+        color_jitter: float = 0.1,
+        backbone: str = "resnet18",
+        pre_trained: bool = False,
+        head_layers: int = 1,
+        bandwidth: float = 1.0,
+        optimizer: str = "sgd",
+        learning_rate: float = 0.03,
+        momentum: float = 0.9,
+        weight_decay: float = 3e-5,
+        lr_schedule: Literal["cosine", "constant"] = "cosine",
+        warmup_steps: int = 0,
+        checkpoint: Literal["best", "last"] = "best",
+        seed: int = 0,
+        num_workers: int | None = None,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        if preset not in PRESETS:
+            msg = f"preset must be one of {sorted(PRESETS)}, not {preset!r}."
+            raise ValueError(msg)
+        schedule = PRESETS[preset]
+        self_image_size = schedule["image_size"] if image_size is None else image_size
+        if pre_processor is True:
+            _require(self_image_size >= 32, f"image_size must be at least 32, not {self_image_size}.")
+            pre_processor = OneClassTraining.configure_pre_processor((self_image_size, self_image_size))
+        super().__init__(pre_processor, post_processor, evaluator, visualizer)
+        self.preset = preset
+        self.max_steps = schedule["max_steps"] if max_steps is None else max_steps
+        self.steps_per_epoch = min(
+            schedule["steps_per_epoch"] if steps_per_epoch is None else steps_per_epoch, self.max_steps
+        )
+        _require(self.max_steps >= 1, f"max_steps must be at least 1, not {self.max_steps}.")
+        _require(self.steps_per_epoch >= 1, f"steps_per_epoch must be at least 1, not {self.steps_per_epoch}.")
+        _require(learning_rate > 0, f"learning_rate must be positive, not {learning_rate}.")
+        _require(warmup_steps >= 0, f"warmup_steps must be 0 or more, not {warmup_steps}.")
+        _require(0 <= color_jitter < 1, f"color_jitter must lie in [0, 1), not be {color_jitter}.")
+        _require(checkpoint in {"best", "last"}, f"checkpoint must be 'best' or 'last', not {checkpoint!r}.")
+        self.lung_method = lung_method
+        self.color_jitter = color_jitter
+        self.optimizer_name = optimizer
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.lr_schedule = lr_schedule
+        self.warmup_steps = warmup_steps
+        self.checkpoint = checkpoint
+        self.seed = seed
+        self.num_workers = num_workers
+
+        switches = {"segmentation": segmentation, "blur": blur} if variant == "anatpaste" else {}
+        self.pasting = build_pasting(variant, **switches)
+        self.needs_lungs = variant == "anatpaste" and segmentation
+        self.lung_masks: LungMasks | None = None
+        with seeded(seed):
+            self.model = AnatPasteModel(backbone, pre_trained, head_layers, self.pasting.num_classes, bandwidth)
+
+    def on_fit_start(self) -> None:
+        """Segment the lungs of all training images, once."""
+        super().on_fit_start()
+        datamodule = self.trainer.datamodule
+        if self.preset == "paper" and datamodule.train_batch_size != 64:
+            logger.warning(
+                "preset=paper trains with batch 64, the datamodule has train_batch_size=%d.",
+                datamodule.train_batch_size,
+            )
+        if not self.needs_lungs:
+            return
+        train_data = datamodule.train_data
+        refuse_moved_pixels(train_data.augmentations)
+        transform: Transform | None = self.pre_processor.transform if self.pre_processor else None
+        refuse_moved_pixels(transform)
+        size = self.input_size
+        if size is None:
+            msg = "AnatPaste keeps one lung mask an image, so its pre-processor needs a Resize to a fixed size."
+            raise ValueError(msg)
+        paths = [str(path) for path in train_data.samples.image_path]
+        self.lung_masks = LungMasks.compute(
+            paths, size=(size[0], size[1]), method=self.lung_method, num_workers=self.num_workers
+        )
+        logger.info(self.lung_masks.summary())
+
+    def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """Classify normal images and the same images with something pasted."""
+        del args, kwargs
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, (1,))))
+        images = batch.image.mean(dim=1, keepdim=True)
+        images = jitter_intensity(images, self.color_jitter, generator)
+        lungs = self.lung_masks.lookup(batch.image_path).to(images.device) if self.lung_masks else None
+        pasted = self.pasting(images, lungs, generator)
+        logits = self.model.logits(torch.cat([images, *(paste.image for paste in pasted)]))
+        labels = torch.arange(self.pasting.num_classes, device=images.device).repeat_interleave(len(images))
+        loss = F.cross_entropy(logits, labels)
+        if not torch.isfinite(loss):
+            step = self.trainer.global_step
+            msg = f"The loss is {loss.item()} at step {step}: lower learning_rate or add warmup_steps."
+            raise RuntimeError(msg)
+        self.log("train_loss", loss, prog_bar=True, on_step=True, on_epoch=False)
+        return loss
+
+    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """Score a batch; scores stay raw until the post-processor has its statistics."""
+        del args, kwargs
+        return batch.update(**self.model(batch.image)._asdict())
+
+    def build_bank(self, loader: DataLoader) -> None:
+        """Embed the training images as references of the density."""
+        embeddings = [self.model.embed(batch.image) for batch in self.pre_processed(loader)]
+        self.model.density.fit(self.gather_references(torch.cat(embeddings)))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Optimiser by timm's name, cosine or constant rate by the step."""
+        optimizer = timm.optim.create_optimizer_v2(
+            self.model,
+            opt=self.optimizer_name,
+            lr=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            filter_bias_and_bn=False,
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_at)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _rate_at(self, step: int) -> float:
+        """Factor on the learning rate at a step."""
+        warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        if self.lr_schedule == "constant":
+            return warmup
+        return warmup * 0.5 * (1.0 + math.cos(math.pi * min(step, self.max_steps) / self.max_steps))
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

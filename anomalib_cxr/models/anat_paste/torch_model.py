@@ -1,0 +1,175 @@
+"""AnatPaste's network, density and heat map: what is exported."""
+
+import itertools
+
+import timm
+import torch
+from anomalib.data import InferenceBatch
+from torch import nn
+from torch.nn import functional as F
+
+from anomalib_cxr.models.anat_paste.kernel_density import GaussianKernelDensity
+
+
+class AnatPasteModel(nn.Module):
+    """Backbone, projection head and kernel density.
+
+    Grey input: three channels are averaged to one inside the model, so that the exported graph takes what Anomalib's
+    datasets yield. Intensities in [0, 1] are mapped to [−1, 1] (mean 0.5, standard deviation 0.5, as the published
+    code does), or by the backbone's own statistics if it is pretrained.
+
+    Args:
+        backbone: Any timm model whose features end in plain average pooling.
+        pre_trained: Start from timm's weights for the backbone.
+        head_layers: Hidden layers of 512 units before the one of 128; the published code's ``n×512 + 128``.
+        num_classes: Normal, and one for each kind of pasting.
+        bandwidth: Of the kernel density.
+
+    Raises:
+        ValueError: If the backbone is unknown to timm, or does not end in plain average pooling.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet18",
+        pre_trained: bool = False,
+        head_layers: int = 1,
+        num_classes: int = 2,
+        bandwidth: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not timm.is_model(backbone):
+            msg = f"timm knows no model {backbone!r}: timm.list_models() lists them."
+            raise ValueError(msg)
+        if head_layers < 0:
+            msg = f"head_layers must be 0 or more, not {head_layers}."
+            raise ValueError(msg)
+        self.backbone = timm.create_model(backbone, pretrained=pre_trained, in_chans=1, num_classes=0)
+        _refuse_other_pooling(self.backbone, backbone)
+        self.head = projection_head(self.backbone.num_features, head_layers)
+        self.classifier = nn.Linear(128, num_classes)
+        self.density = GaussianKernelDensity(bandwidth)
+        config = self.backbone.pretrained_cfg if pre_trained else {}
+        self.mean = sum(config.get("mean", (0.5,))) / len(config.get("mean", (0.5,)))
+        self.std = sum(config.get("std", (0.5,))) / len(config.get("std", (0.5,)))
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Final feature map, the one that is pooled.
+
+        Args:
+            images: (B, 3 or 1, H, W) in [0, 1].
+
+        Returns:
+            (B, C, h, w).
+        """
+        grey = images.mean(dim=1, keepdim=True) if images.shape[1] > 1 else images
+        return self.backbone.forward_features((grey - self.mean) / self.std)
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Class logits, for training.
+
+        Args:
+            images: (B, 3 or 1, H, W) in [0, 1].
+
+        Returns:
+            (B, num_classes), the normal class first.
+        """
+        return self.classifier(self.head(self.features(images).mean(dim=(2, 3))))
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Pooled backbone embeddings, (B, C), not normalised."""
+        return self.features(images).mean(dim=(2, 3))
+
+    def forward(self, images: torch.Tensor) -> InferenceBatch:
+        """Score images and draw their maps.
+
+        Args:
+            images: (B, 3 or 1, H, W) in [0, 1].
+
+        Returns:
+            ``pred_score`` (B,), the negative log density; ``anomaly_map`` (B, 1, H, W), the Grad-CAM.
+        """
+        features = self.features(images)
+        pooled = features.mean(dim=(2, 3))
+        cam = self.grad_cam(features, pooled)
+        return InferenceBatch(
+            pred_score=self.density(pooled),
+            anomaly_map=F.interpolate(cam, size=images.shape[-2:], mode="bilinear", align_corners=False),
+        )
+
+    def grad_cam(self, features: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+        """Grad-CAM towards "pasted" minus "normal", on the feature map that is pooled.
+
+        Only average pooling stands between map and head, so the channel weights ``mean_xy ∂y/∂F`` are the head's
+        gradient with respect to the pooled vector, divided by h·w; and that is a chain of matrix products, which
+        exports. Without Grad-CAM's final ReLU: it would tie all pixels that speak for "normal", and the summed map
+        would no longer be the head's linearised score. (Selvaraju et al. 2017; the ReLU is ours to leave out.)
+
+        Args:
+            features: (B, C, h, w).
+            pooled: (B, C), their mean over positions.
+
+        Returns:
+            (B, 1, h, w).
+        """
+        weights = self.head_gradient(pooled) / (features.shape[2] * features.shape[3])
+        return (weights[:, :, None, None] * features).sum(dim=1, keepdim=True)
+
+    def head_gradient(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Gradient of the pasted logits' mean minus the normal logit, with respect to the pooled vector.
+
+        Evaluation mode is meant: batch normalisation is then an affine map.
+
+        Args:
+            pooled: (B, C).
+
+        Returns:
+            (B, C).
+        """
+        masks = []
+        hidden = pooled
+        for linear, norm, _ in self._head_blocks():
+            hidden = norm(linear(hidden))
+            masks.append(hidden > 0)
+            hidden = F.relu(hidden)
+        contrast = self.classifier.weight[1:].mean(dim=0) - self.classifier.weight[0]
+        gradient = contrast.expand(pooled.shape[0], -1)
+        for (linear, norm, _), mask in zip(reversed(self._head_blocks()), reversed(masks), strict=True):
+            slope = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+            gradient = (gradient * mask.to(gradient.dtype) * slope) @ linear.weight
+        return gradient
+
+    def _head_blocks(self) -> list[tuple[nn.Linear, nn.BatchNorm1d, nn.ReLU]]:
+        layers = list(self.head)
+        return [tuple(layers[i : i + 3]) for i in range(0, len(layers), 3)]  # type: ignore[misc]
+
+
+def projection_head(in_features: int, head_layers: int) -> nn.Sequential:
+    """MLP of ``head_layers`` × 512 units and one layer of 128, each with batch normalisation and ReLU."""
+    widths = [in_features, *[512] * head_layers, 128]
+    layers: list[nn.Module] = []
+    for width_in, width_out in itertools.pairwise(widths):
+        layers += [nn.Linear(width_in, width_out, bias=False), nn.BatchNorm1d(width_out), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def _refuse_other_pooling(backbone: nn.Module, name: str) -> None:
+    """Probe that embedding = mean of the final feature map, which the Grad-CAM rests on."""
+    training = backbone.training
+    backbone.eval()
+    probe = torch.linspace(-1, 1, 64 * 64).reshape(1, 1, 64, 64)
+    try:
+        with torch.no_grad():
+            features = backbone.forward_features(probe)
+            pooled = backbone.forward_head(features, pre_logits=True)
+        plain = features.ndim == 4 and features.shape[:2] == pooled.shape
+        plain = plain and torch.allclose(pooled, features.mean(dim=(2, 3)), rtol=1e-4, atol=1e-5)
+    except (AssertionError, RuntimeError):  # transformers refuse any size but their own
+        plain = False
+    backbone.train(training)
+    if not plain:
+        msg = (
+            f"Backbone {name} does not end in plain average pooling of a feature map, which AnatPaste's heat map "
+            "needs: take for example resnet18, resnet50 or efficientnet_b0."
+        )
+        raise ValueError(msg)

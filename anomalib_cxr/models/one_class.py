@@ -1,0 +1,236 @@
+"""Training glue shared by the one-class detectors: step-wise epochs, a fresh reference bank, the chosen checkpoint."""
+
+import copy
+import logging
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from anomalib import LearningType
+from anomalib.data import AnomalibDataset, Batch
+from anomalib.data.transforms.utils import extract_transforms_by_type
+from anomalib.metrics import AUROC, F1Score
+from anomalib.metrics.evaluator import Evaluator
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils.data import DataLoader, Subset
+from torchvision.transforms.v2 import Resize
+
+from anomalib_cxr.data.step_order import StepDataset, StepSampler, mix_seed
+from anomalib_cxr.models.checkpoint_choice import MONITOR, CheckpointChoice
+from anomalib_cxr.models.post_processor import RankPreservingPostProcessor
+
+if TYPE_CHECKING:
+    from anomalib.models import AnomalibModule
+
+    _Base = AnomalibModule
+else:
+    _Base = object
+
+logger = logging.getLogger(__name__)
+
+
+class OneClassTraining(_Base):
+    """Mixin for an ``AnomalibModule`` that learns from normal images and scores against a bank of them.
+
+    A subclass sets ``seed``, ``max_steps``, ``steps_per_epoch`` and ``checkpoint`` in its constructor, and implements
+    :meth:`build_bank`. It lists ``AnomalibModule`` among its own bases, since Anomalib's ``get_model`` sees direct
+    subclasses only.
+
+    What it holds (all ours):
+
+    - An epoch is ``steps_per_epoch`` optimiser steps, whatever the length of the training set, and ends with a
+      validation. The order of the images and all random numbers are functions of (seed, step, rank), so a run resumed
+      from a validation boundary equals an unbroken one.
+    - The bank is rebuilt, from un-augmented training images in evaluation mode, before every validation of a fit, and
+      is part of the checkpoint.
+    - Validation logs ``image_AUROC``; the fit ends with the chosen checkpoint in memory (:class:`CheckpointChoice`).
+    """
+
+    seed: int
+    max_steps: int
+    steps_per_epoch: int
+    checkpoint: str
+    _bank_step: int | None = None
+    _original_train_dataloader: Any = None
+
+    def build_bank(self, loader: DataLoader) -> None:
+        """Fill the reference bank.
+
+        Args:
+            loader: This process's share of the training images, un-augmented, as Anomalib batches in the order of the
+                data set (every ``world_size``-th image); :meth:`gather_references` joins the shares.
+        """
+        raise NotImplementedError
+
+    @property
+    def learning_type(self) -> LearningType:
+        """One-class: trained on normal images only."""
+        return LearningType.ONE_CLASS
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Length and validation interval; Anomalib lets these override ``--trainer.*``."""
+        return {
+            "max_steps": self.max_steps,
+            "max_epochs": -1,
+            "num_sanity_val_steps": 0,
+            "check_val_every_n_epoch": 1,
+            "val_check_interval": 1.0,
+            "log_every_n_steps": min(10, self.steps_per_epoch),
+        }
+
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        """Anomalib's test metrics, and the AUROC on validation that the checkpoint is chosen by."""
+        test_metrics = [
+            AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
+            F1Score(fields=["pred_label", "gt_label"], prefix="image_"),
+            AUROC(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False),
+            F1Score(fields=["pred_mask", "gt_mask"], prefix="pixel_", strict=False),
+        ]
+        return Evaluator(
+            val_metrics=[AUROC(fields=["pred_score", "gt_label"], prefix=MONITOR.removesuffix("AUROC"))],
+            test_metrics=test_metrics,
+        )
+
+    @staticmethod
+    def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
+        """Resize only: intensities are normalised inside the model, so that they are exported with it."""
+        return PreProcessor(transform=Resize(image_size or (256, 256), antialias=True))
+
+    def configure_post_processor(self) -> RankPreservingPostProcessor:
+        """Post-processing that keeps ranks."""
+        return RankPreservingPostProcessor()
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Anomalib's component callbacks and the checkpoint choice."""
+        self._choice = CheckpointChoice(self.checkpoint)
+        callbacks = super().configure_callbacks()
+        return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), self._choice]
+
+    # ------------------------------------------------------------------ training order and randomness
+
+    def setup(self, stage: str) -> None:
+        """Replace the datamodule's training loader by one whose order depends on the step alone."""
+        super().setup(stage)
+        if stage != TrainerFn.FITTING:
+            return
+        datamodule = self.trainer.datamodule
+        if datamodule is None:
+            msg = (
+                f"{type(self).__name__} needs a datamodule to train (its bank is made of the un-augmented training "
+                "images): pass datamodule= instead of train_dataloaders=."
+            )
+            raise ValueError(msg)
+        datamodule.train_dataloader = self._step_loader
+
+    def teardown(self, stage: str) -> None:
+        """Give the datamodule its own training loader back."""
+        super().teardown(stage)
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is not None:
+            vars(datamodule).pop("train_dataloader", None)
+
+    def _step_loader(self) -> DataLoader:
+        datamodule = self.trainer.datamodule
+        dataset = datamodule.train_data
+        if len(dataset) < datamodule.train_batch_size:
+            logger.warning(
+                "The training set (%d images) is smaller than one batch (%d): images repeat within a batch.",
+                len(dataset),
+                datamodule.train_batch_size,
+            )
+        accumulate = self.trainer.accumulate_grad_batches
+        stream = StepDataset(dataset, mix_seed(self.seed, 1))
+        sampler = StepSampler(
+            stream,
+            batch_size=datamodule.train_batch_size,
+            batches_per_epoch=self.steps_per_epoch * accumulate,
+            first_batch=lambda: self.trainer.global_step * accumulate,
+            num_replicas=self.trainer.world_size,
+            rank=self.trainer.global_rank,
+        )
+        return DataLoader(
+            stream,
+            batch_size=datamodule.train_batch_size,
+            sampler=sampler,
+            num_workers=datamodule.num_workers,
+            collate_fn=datamodule.external_collate_fn or dataset.collate_fn,
+            drop_last=True,
+        )
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Make everything random in this step a function of (seed, step, rank)."""
+        del batch
+        torch.manual_seed(mix_seed(self.seed, 2, self.trainer.global_step, batch_idx, self.global_rank))
+
+    # ------------------------------------------------------------------ bank
+
+    def on_validation_start(self) -> None:
+        """Rebuild the bank with the weights of this moment; outside of a fit, only check that there is one."""
+        super().on_validation_start()
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self._rebuild_bank()
+
+    def on_train_end(self) -> None:
+        """Give the model its chosen checkpoint, and a bank if no validation built one."""
+        super().on_train_end()
+        if self._bank_step != self.trainer.global_step:
+            self._rebuild_bank()
+        self._choice.load_chosen(self.trainer, self)
+
+    def _rebuild_bank(self) -> None:
+        datamodule = self.trainer.datamodule
+        dataset = self._without_augmentation(datamodule.train_data)
+        share: Any = dataset
+        if self.trainer.world_size > 1:
+            share = Subset(dataset, range(self.trainer.global_rank, len(dataset), self.trainer.world_size))
+        loader = DataLoader(
+            share,
+            batch_size=datamodule.eval_batch_size,
+            num_workers=datamodule.num_workers,
+            collate_fn=datamodule.external_collate_fn or dataset.collate_fn,
+        )
+        training = self.training
+        self.eval()
+        # Validation runs in inference mode, whose tensors could not be updated in place by a later load_state_dict.
+        with torch.inference_mode(mode=False), torch.no_grad():
+            self.build_bank(loader)
+        self.train(training)
+        self._bank_step = self.trainer.global_step
+
+    def _without_augmentation(self, dataset: AnomalibDataset) -> AnomalibDataset:
+        """View of the data set with the model's own resizing and nothing else."""
+        plain = copy.copy(dataset)
+        resizes = extract_transforms_by_type(self.pre_processor.transform, Resize) if self.pre_processor else []
+        plain.augmentations = resizes[0] if resizes else None
+        return plain
+
+    def pre_processed(self, loader: DataLoader) -> Iterator[Batch]:
+        """Yield the batches of a loader on this device, after the pre-processor."""
+        for batch in loader:
+            moved = self.transfer_batch_to_device(batch, self.device, 0)
+            if self.pre_processor and self.pre_processor.transform:
+                moved.image = self.pre_processor.transform(moved.image)
+            yield moved
+
+    def gather_references(self, references: torch.Tensor) -> torch.Tensor:
+        """Join the processes' shares of per-image rows into the order of the data set.
+
+        Args:
+            references: (n_rank, …) rows of this process.
+
+        Returns:
+            (n, …) rows of all, each image once, the same on every process.
+        """
+        world = self.trainer.world_size
+        if world == 1:
+            return references
+        shares: list[Any] = [None] * world
+        torch.distributed.all_gather_object(shares, references.cpu())
+        joined = references.new_empty((sum(len(share) for share in shares), *references.shape[1:]))
+        for rank, share in enumerate(shares):
+            joined[rank::world] = share.to(references)
+        return joined

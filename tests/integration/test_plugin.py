@@ -1,0 +1,160 @@
+"""The stock command and Anomalib's own functions know us, in real processes with nothing imported by hand."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+PHANTOM = {
+    "num_train": 8,
+    "val_per_class": 3,
+    "test_per_class": 3,
+    "image_size": 64,
+    "num_workers": 0,
+    "train_batch_size": 4,
+}
+TINY_MODEL = {"image_size": 64, "max_steps": 2, "steps_per_epoch": 2, "num_workers": 0, "backbone": "resnet10t"}
+
+
+def _run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"} | environment
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600, check=False)
+
+
+def _python(code: str, cwd: Path, **environment: str) -> dict:
+    done = _run(sys.executable, "-c", code, cwd=cwd, **environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _arguments(prefix: str, values: dict) -> list[str]:
+    return [text for key, value in values.items() for text in (f"--{prefix}.{key}", str(value))]
+
+
+LOOK_UP = """
+import json
+from anomalib.models import get_model, UnknownModelError
+from anomalib.data import get_datamodule, UnknownDatamoduleError
+def attempt(function, *arguments):
+    try:
+        return type(function(*arguments)).__module__
+    except (UnknownModelError, UnknownDatamoduleError) as error:
+        return type(error).__name__
+print(json.dumps([
+    attempt(get_model, "anat_paste"),
+    attempt(get_model, {"class_path": "AnatPaste"}),
+    attempt(get_model, {"class_path": "anomalib_cxr.models.AnatPaste", "init_args": {"max_steps": 3}}),
+    attempt(get_datamodule, {"class_path": "PhantomCXR"}),
+    attempt(get_datamodule, {"class_path": "anomalib_cxr.data.PhantomCXR"}),
+    attempt(get_model, "padim"),
+]))
+"""
+
+
+def test_models_and_datamodules_are_found_by_name(tmp_path: Path) -> None:
+    model, data = "anomalib_cxr.models.anat_paste.lightning_model", "anomalib_cxr.data.phantom_cxr"
+    assert _python(LOOK_UP, tmp_path)[:5] == [model, model, model, data, data]
+
+
+def test_off_switch_leaves_anomalib_as_it_is(tmp_path: Path) -> None:
+    found = _python(LOOK_UP, tmp_path, ANOMALIB_CXR_PLUGIN="0")
+    assert found[:3] == ["UnknownModelError"] * 3
+    assert found[3:5] == ["UnknownDatamoduleError"] * 2
+    assert found[5].startswith("anomalib.models.image.padim")
+
+
+def test_nothing_is_imported_at_start_up_and_a_broken_plugin_only_warns(tmp_path: Path) -> None:
+    loaded = _python("import sys, json; print(json.dumps(sorted(sys.modules)))", tmp_path)
+    assert "_anomalib_cxr_hook" in loaded
+    assert not [name for name in loaded if name.split(".")[0] in {"anomalib", "anomalib_cxr", "torch", "lightning"}]
+    (tmp_path / "anomalib_cxr").mkdir()
+    (tmp_path / "anomalib_cxr" / "__init__.py").write_text("raise RuntimeError('broken on purpose')")
+    done = _run(sys.executable, "-W", "default", "-c", "import anomalib.models; print('alive')", cwd=tmp_path)
+    assert done.stdout.strip().endswith("alive")
+    assert "could not register with anomalib.models (RuntimeError: broken on purpose)" in done.stderr.replace("\n", "")
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The same `anomalib train` twice, with bare names."""
+    root = tmp_path_factory.mktemp("train")
+    folders = []
+    for name in ("first", "second"):
+        arguments = ["--data.root", str(root / "phantom"), "--default_root_dir", str(root / name)]
+        arguments += _arguments("model", TINY_MODEL) + _arguments("data", PHANTOM)
+        command = [str(SCRIPTS / "anomalib"), "train", "--model", "AnatPaste", "--data", "PhantomCXR", *arguments]
+        done = _run(*command, cwd=root)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "image_AUROC" in done.stdout
+        folders.append(root / name / "AnatPaste" / "PhantomCXR" / "latest")
+    return folders
+
+
+def test_command_line_trains_and_draws_pictures(two_runs: list[Path]) -> None:
+    from PIL import Image
+
+    pictures = sorted((two_runs[0] / "images").rglob("*.png"))
+    assert len(pictures) == 6  # 3 normal, 3 abnormal
+    with Image.open(pictures[0]) as picture:
+        assert picture.convert("L").getextrema()[1] > 200
+
+
+def test_two_runs_agree_bit_for_bit(two_runs: list[Path]) -> None:
+    import torch
+
+    first, second = (torch.load(run / "weights/lightning/model.ckpt", weights_only=True) for run in two_runs)
+    assert first["state_dict"].keys() == second["state_dict"].keys()
+    assert all(torch.equal(first["state_dict"][key], second["state_dict"][key]) for key in first["state_dict"])
+
+
+def test_stock_benchmark_runs_our_classes_bare_and_dotted(tmp_path: Path) -> None:
+    data = {"class_path": "PhantomCXR", "init_args": PHANTOM | {"root": str(tmp_path / "phantom")}}
+    config = {
+        "accelerator": "cpu",
+        "benchmark": {
+            "seed": 0,
+            "model": {
+                "class_path": {"grid": ["AnatPaste", "anomalib_cxr.models.AnatPaste"]},
+                "init_args": TINY_MODEL,
+            },
+            "data": data,
+        },
+    }
+    (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump(config))
+    done = _run(str(SCRIPTS / "anomalib"), "benchmark", "--config", "benchmark.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    printed = done.stdout + done.stderr
+    assert printed.count("image_AUROC") >= 2, printed[-3000:]
+    assert "Traceback" not in printed, printed[-3000:]
+
+
+@pytest.mark.parametrize("flags", [[], ["--editable"]], ids=["wheel", "editable"])
+def test_install_brings_the_hook_and_uninstall_takes_it_away(tmp_path: Path, flags: list[str]) -> None:
+    pytest.importorskip("hatchling")
+    done = _run(sys.executable, "-m", "venv", "--system-site-packages", str(tmp_path / "env"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    python = str(tmp_path / "env" / "bin" / "python")
+    site = next((tmp_path / "env" / "lib").glob("python*/site-packages"))
+    before = {path.name for path in site.iterdir()}
+    pip = [python, "-m", "pip"]
+    installed = _run(
+        *pip,
+        *("install", "--no-deps", "--no-build-isolation", "--ignore-installed", *flags, str(REPOSITORY)),
+        cwd=tmp_path,
+        PYTHONPATH=os.pathsep.join(path for path in sys.path if path.endswith("site-packages")),
+    )
+    assert installed.returncode == 0, installed.stderr[-3000:]
+    assert {"anomalib_cxr.pth", "_anomalib_cxr_hook.py"} <= {path.name for path in site.iterdir()}
+    check = "import sys; print(any('_anomalib_cxr_hook' in repr(f) for f in sys.meta_path))"
+    assert _run(python, "-c", check, cwd=tmp_path).stdout.strip() == "True"
+    assert _run(python, "-c", check, cwd=tmp_path, ANOMALIB_CXR_PLUGIN="0").stdout.strip() == "False"
+    assert _run(*pip, "uninstall", "-y", "anomalib-cxr", cwd=tmp_path).returncode == 0
+    assert {path.name for path in site.iterdir()} - before <= {"__pycache__"}
+    assert _run(python, "-c", check, cwd=tmp_path).stdout.strip() == "False"
