@@ -2,7 +2,8 @@
 
 Each point of the outline may move along its normal. The cost of a position is low where the image turns from dark to
 bright (edge), where what lies before it is dark and what lies after it is bright (region), and near the starting
-outline (prior); neighbouring points must move alike. The cheapest closed path is found exactly but for its seam.
+outline (prior); neighbouring points must move alike. Two laps of dynamic programming find the cheapest
+closed path (in rare cases only nearly the cheapest).
 """
 
 import cv2
@@ -68,7 +69,8 @@ def closed_path(cost: FloatArray, bend_weight: float, max_jump: int) -> NDArray[
     """Return the cheapest way round: one position a point, neighbours at most `max_jump` positions apart.
 
     The sum of the positions' costs and of ``bend_weight * jump**2`` is minimised by dynamic programming over two laps,
-    of which the middle one is kept, so that start and end meet.
+    of which the middle one is kept, so that start and end meet. On outlines much longer than the way a path needs to
+    forget its start, that is the optimum; it is not guaranteed.
 
     Args:
         cost: Costs of shape (paths, points, positions).

@@ -97,14 +97,14 @@ def segment_lungs_with_quality(
     check_method(method)
     mask = otsu_lungs(image) if method == "otsu" else None
     if mask is not None and mask.any():
-        return mask, _quality(image, mask, None, None)
+        return mask, describe_mask(image, mask, None, None)
     mask, score = _shape_lungs(image)
     fallback: Fallback | None = None
     if score < MIN_PLACEMENT_SCORE:
         fallback = "prior"
     elif method == "otsu":
         fallback = "shape"
-    return mask, _quality(image, mask, fallback, score)
+    return mask, describe_mask(image, mask, fallback, score)
 
 
 def check_method(method: str) -> None:
@@ -155,9 +155,20 @@ def _fill(outlines: FloatArray, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     return mask.astype(bool)
 
 
-def _quality(
+def describe_mask(
     image: FloatArray, mask: NDArray[np.bool_], fallback: Fallback | None, placement_score: float | None
 ) -> LungQuality:
+    """Measure a lung mask.
+
+    Args:
+        image: Radiograph of shape (H, W).
+        mask: Boolean mask of shape (H, W), not empty.
+        fallback: What gave the mask where the asked method did not.
+        placement_score: Score of the placed outline, if there was one.
+
+    Returns:
+        The mask's quality.
+    """
     labels = label(mask, connectivity=2)
     areas = np.sort(np.bincount(labels.ravel())[1:])[::-1]
     width = max(3, round(min(mask.shape) * 0.05)) | 1
