@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from anomalib_cxr.imaging.codestream import codestream_size
 from anomalib_cxr.imaging.pixels import check_float, check_size, scale, to_grey
 
 if TYPE_CHECKING:
@@ -44,7 +45,12 @@ def read_dicom(path: Path, bits: int | None = None) -> npt.NDArray[np.float32]:
     dataset = dcmread(path, force=True)
     _check_header(dataset, bits)
     _name_transfer_syntax(dataset)
+    _check_codestream(dataset)
     stored = pixels.pixel_array(dataset)
+    # pydicom believes the length of the pixel data where the header states fewer frames.
+    if stored.shape not in {(dataset.Rows, dataset.Columns), (dataset.Rows, dataset.Columns, 3)}:
+        msg = f"its pixels are an array of {stored.shape} where its header states {dataset.Rows} x {dataset.Columns}"
+        raise ValueError(msg)
     photometric = dataset.PhotometricInterpretation
     if photometric == "PALETTE COLOR":
         colour = pixels.apply_color_lut(stored, dataset)
@@ -80,16 +86,29 @@ def _check_header(dataset: "Dataset", bits: int | None) -> None:
 
 
 def _name_transfer_syntax(dataset: "Dataset") -> None:
-    """Give a file without meta information the transfer syntax that pydicom parsed it by."""
+    """Give a file without meta information the byte order that pydicom parsed it by; the pixels need no more."""
     from pydicom import uid
     from pydicom.dataset import FileMetaDataset
 
     if not hasattr(dataset, "file_meta"):
         dataset.file_meta = FileMetaDataset()
     if "TransferSyntaxUID" not in dataset.file_meta:
-        implicit, little = dataset.original_encoding
-        explicit = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
-        dataset.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else explicit
+        _, little = dataset.original_encoding
+        dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
+
+
+def _check_codestream(dataset: "Dataset") -> None:
+    """Refuse compressed pixels of another size than the header's: a decoder would allocate whatever they claim."""
+    from pydicom import encaps, uid
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax not in (*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes, *uid.JPEG2000TransferSyntaxes):
+        return
+    stated = (dataset.Rows, dataset.Columns, dataset.get("SamplesPerPixel"))
+    found = codestream_size(encaps.get_frame(dataset.PixelData, 0, number_of_frames=1))
+    if found != stated:
+        msg = f"its compressed pixels are {found} (rows, columns, channels) where its header states {stated}"
+        raise ValueError(msg)
 
 
 def _brightness(stored: npt.NDArray[Any], dataset: "Dataset") -> npt.NDArray[np.floating]:

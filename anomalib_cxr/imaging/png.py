@@ -36,13 +36,12 @@ def read_png_header(file: BinaryIO) -> PngHeader | None:
         if len(head) < 33 or head[:8] != SIGNATURE or head[12:16] != b"IHDR":
             return None
         bits, colour_type = head[24], head[25]
-        significant = None
         while len(chunk := file.read(8)) == 8 and chunk[4:] not in {b"IDAT", b"IEND"}:
             (length,) = struct.unpack(">I", chunk[:4])
-            if chunk[4:] == b"sBIT" and length:
-                significant = file.read(1)[0] if length <= 4 else None
-                length -= 1
-            file.seek(length + 4, 1)
-        return PngHeader(bits, colour_type, significant)
+            content = file.read(1) if length else b""
+            if chunk[4:] == b"sBIT" and content:
+                return PngHeader(bits, colour_type, content[0])
+            file.seek(length - len(content) + 4, 1)
+        return PngHeader(bits, colour_type, None)
     finally:
         file.seek(start)

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from anomalib_cxr.imaging import RadiographError, read_radiograph
+from anomalib_cxr.imaging.codestream import codestream_size
 
 pydicom = pytest.importorskip("pydicom")
 from pydicom import uid  # noqa: E402
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
-from pydicom.encaps import encapsulate  # noqa: E402
+from pydicom.encaps import encapsulate, get_frame  # noqa: E402
 from pydicom.pixels import apply_modality_lut, apply_voi_lut  # noqa: E402
 from pydicom.sequence import Sequence  # noqa: E402
 
@@ -70,7 +71,9 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def pixels(rng) -> np.ndarray:
-    return rng.integers(0, 4096, (13, 17), dtype=np.uint16)
+    pixels = rng.integers(0, 4096, (13, 17), dtype=np.uint16)
+    pixels[2, 2:5] = 1023, 1024, 1025  # the edge of a window below
+    return pixels
 
 
 # --- full range
@@ -145,7 +148,9 @@ def window_by_the_standard(x: float, center: float, width: float, function: str)
 
 
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID", None])
-@pytest.mark.parametrize(("center", "width"), [(2000, 3000), (40.5, 400), (1024, 2), (1024, 1), (-300, 1500)])
+@pytest.mark.parametrize(
+    ("center", "width"), [(2000, 3000), (40.5, 400), (1024, 2), (1024, 1), (1024.5, 1), (-300, 1500)]
+)
 @pytest.mark.parametrize(("slope", "intercept"), [(1, 0), (0.5, -1000)])
 def test_window(tmp_path, pixels, function, center, width, slope, intercept):
     dataset = make(pixels, 12, WindowCenter=center, WindowWidth=width, RescaleSlope=slope, RescaleIntercept=intercept)
@@ -373,6 +378,16 @@ def test_several_frames(tmp_path, pixels):
     np.testing.assert_allclose(read(make(pixels, 12, NumberOfFrames=1), tmp_path), pixels / 4095, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(6, 8), (6, 3), (6, 8, 3)])
+def test_more_frames_than_stated(tmp_path, rng, shape):
+    """Found by fuzzing: pydicom gives all frames that the pixel data has room for."""
+    one = rng.integers(0, 256, shape, dtype=np.uint8)
+    dataset = make(one, 8, "RGB" if len(shape) == 3 else "MONOCHROME2", NumberOfFrames=1)
+    dataset.PixelData = one.tobytes() * 2
+    with pytest.raises(RadiographError, match="array of \\(2, 6"):
+        read(dataset, tmp_path)
+
+
 def test_one_pixel(tmp_path):
     with pytest.raises(RadiographError, match="1 x 1 pixels, too few"):
         read(make(np.zeros((1, 1), np.uint16), 12), tmp_path)
@@ -435,3 +450,50 @@ def test_missing_extra_says_what_to_install(tmp_path, pixels, monkeypatch):
 def test_imaging_imports_without_pydicom():
     code = "import sys; import anomalib_cxr.imaging; assert not {'pydicom', 'anomalib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- size stated by the compressed pixels
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("JPEGLSNearLossless_08.dcm", (45, 10, 1)),
+        ("MR_small_jp2klossless.dcm", (64, 64, 1)),
+        ("SC_rgb_jpeg_dcmtk.dcm", (100, 100, 3)),
+        ("JPGExtended.dcm", (1024, 256, 1)),
+        ("GDCMJ2K_TextGBR.dcm", (400, 400, 3)),
+    ],
+)
+def test_codestream_size(name, size):
+    dataset = pydicom.dcmread(TEST_FILES / name)
+    assert codestream_size(get_frame(dataset.PixelData, 0, number_of_frames=1)) == size
+
+
+@pytest.mark.parametrize(
+    "codestream", [b"", b"\xff\xd8", b"\xff\xd8\xff", b"\xff\xd8\xff\xda\0\4ab", b"\xff\xd8ab", b"x" * 99]
+)
+def test_codestream_without_a_size(codestream):
+    with pytest.raises(ValueError, match="state no size"):
+        codestream_size(codestream)
+
+
+@pytest.mark.parametrize("name", ["JPEGLSNearLossless_08.dcm", "SC_rgb_jpeg_dcmtk.dcm", "MR_small_jp2klossless.dcm"])
+def test_compressed_pixels_of_another_size_are_not_decoded(tmp_path, monkeypatch, name):
+    """Found by fuzzing: one byte that makes a JPEG-LS image 0 rows high had the decoder eat all memory there was."""
+
+    def decode(*_args, **_kwargs):
+        raise AssertionError("the pixels were decoded")
+
+    dataset = pydicom.dcmread(TEST_FILES / name)
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    rows, columns, _ = codestream_size(frame)
+    if name == "MR_small_jp2klossless.dcm":
+        stated, claimed = struct.pack(">2I", columns, rows), struct.pack(">2I", 100_000, 100_000)
+    else:
+        stated, claimed = struct.pack(">2H", rows, columns), struct.pack(">2H", 0, columns)
+    assert frame.count(stated) >= 1
+    dataset.PixelData = encapsulate([frame.replace(stated, claimed, 1)])
+    monkeypatch.setattr("pydicom.pixels.pixel_array", decode)
+    with pytest.raises(RadiographError, match="compressed pixels are"):
+        read(dataset, tmp_path)
