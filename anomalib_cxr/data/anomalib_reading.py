@@ -1,0 +1,165 @@
+"""Make stock Anomalib read the radiographs that it misreads: DICOM, and images of more than 8 bits.
+
+Anomalib 2.7 reads every file by ``Image.open(path).convert("RGB")``. That cuts 16-bit pixels off at 255, so that a
+chest X-ray turns white, and does not know DICOM; its list of files to predict drops DICOM, and a heat map cannot be
+saved under a DICOM's name. :func:`wrap_reading` puts thin wrappers in place of the few module-level names through which
+it lists, reads and names files. They hand every file that Anomalib reads rightly to the stock function, untouched.
+"""
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torchvision import tv_tensors
+
+from anomalib_cxr.imaging import DICOM_SUFFIXES, RADIOGRAPH_SUFFIXES, is_radiograph, read_radiograph
+from anomalib_cxr.imaging.dicom import is_dicom
+from anomalib_cxr.imaging.png import read_png_header
+
+
+def is_misread(path: str | Path) -> bool:
+    """Whether stock Anomalib cannot read a file, or not at its depth: DICOM, or more than 8 bits a channel.
+
+    Float files count if they lie in [0, 1]: those up to 255 are read rightly by Anomalib.
+
+    Args:
+        path: File to look at: its header only, but for a float image.
+
+    Returns:
+        False too for what is no readable image, so that stock Anomalib says what is wrong with it.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            if is_dicom(file.read(132)):
+                return True
+            png = read_png_header(file)
+            if png is not None:
+                return png.bits == 16
+            file.seek(0)
+            with Image.open(file) as image:
+                return image.mode.startswith("I") or (image.mode == "F" and _peak(image) <= 1)
+    except UnidentifiedImageError:
+        return path.suffix.lower() in DICOM_SUFFIXES
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return False
+
+
+def wrap_reading() -> None:
+    """Replace Anomalib's listing, reading and naming of files, in those of its modules that are loaded.
+
+    Nothing is imported, so this is safe in the midst of an import of Anomalib. Call it again when more is loaded
+    (``anomalib.data``, ``anomalib.deploy`` and ``anomalib.visualization`` bring all there is); what is replaced already
+    stays as it is.
+
+    Raises:
+        AttributeError: If this version of Anomalib has no such name in a module.
+    """
+    for module_name, name, wrapper in _WRAPPERS:
+        module = sys.modules.get(module_name)
+        if module is None or (module_name, name) in _stock:
+            continue
+        if not hasattr(module, name) and getattr(module.__spec__, "_initializing", False):
+            continue
+        stock = getattr(module, name)
+        setattr(module, name, wrapper(stock))
+        _stock[module_name, name] = stock
+
+
+def unwrap_reading() -> None:
+    """Put back the very objects that :func:`wrap_reading` replaced; without them, do nothing."""
+    while _stock:
+        (module_name, name), stock = _stock.popitem()
+        setattr(sys.modules[module_name], name, stock)
+
+
+def _wrap_list(stock: Callable[..., list[Path]]) -> Callable[..., list[Path]]:
+    """List DICOM files too."""
+
+    @functools.wraps(stock)
+    def get_image_filenames(path: str | Path, base_dir: str | Path | None = None) -> list[Path]:
+        from anomalib.data.utils.path import validate_path
+
+        root = validate_path(path, base_dir)
+        if root.is_file():
+            return [root] if _is_named_dicom(root) else stock(path, base_dir)
+        dicom = [file for file in root.glob("**/*") if _is_named_dicom(file)]
+        if not dicom:
+            return stock(path, base_dir)
+        try:
+            images = stock(path, base_dir)
+        except ValueError:  # no other images: the path itself is fine
+            images = []
+        return sorted([*images, *dicom])
+
+    return get_image_filenames
+
+
+def _wrap_read(stock: Callable[..., Any]) -> Callable[..., Any]:
+    """Read a misread file as a radiograph, in the stock function's types: (3, H, W) float32 or (H, W, 3) float64."""
+
+    @functools.wraps(stock)
+    def read_image(path: str | Path, as_tensor: bool = False) -> torch.Tensor | np.ndarray:
+        if not is_misread(path):
+            return stock(path, as_tensor=as_tensor)
+        pixels = read_radiograph(path)
+        if as_tensor:
+            return tv_tensors.Image(torch.from_numpy(pixels).expand(3, -1, -1).contiguous())
+        return np.repeat(pixels[..., None].astype(np.float64), 3, axis=-1)
+
+    return read_image
+
+
+def _wrap_pillow(stock: ModuleType) -> ModuleType:
+    """Stand in for :mod:`PIL.Image`: all of it, but ``open`` gives a misread file as an 8-bit grey image."""
+
+    @functools.wraps(stock.open)
+    def open_image(fp: Any, *args: Any, **kwargs: Any) -> Image.Image:
+        if isinstance(fp, str | Path) and is_misread(fp):
+            return stock.fromarray(np.rint(read_radiograph(fp) * 255).astype(np.uint8))
+        return stock.open(fp, *args, **kwargs)
+
+    stand_in = ModuleType(stock.__name__, stock.__doc__)
+    vars(stand_in).update(open=open_image, __getattr__=functools.partial(getattr, stock))
+    return stand_in
+
+
+def _wrap_name(stock: Callable[..., Path]) -> Callable[..., Path]:
+    """Name the picture of ``a.dcm`` ``a.dcm.png``: Pillow writes no DICOM, and ``a.png`` may lie beside it."""
+
+    @functools.wraps(stock)
+    def generate_output_filename(*args: Any, **kwargs: Any) -> Path:
+        name = stock(*args, **kwargs)
+        writable = name.suffix.lower() in Image.registered_extensions()
+        return name if writable else name.with_name(f"{name.name}.png")
+
+    return generate_output_filename
+
+
+def _is_named_dicom(path: Path) -> bool:
+    """Whether a file that Anomalib does not list is a DICOM file by its name, or by its content if it has no suffix."""
+    listed = path.suffix.lower() in RADIOGRAPH_SUFFIXES - DICOM_SUFFIXES
+    return not listed and path.is_file() and is_radiograph(path)
+
+
+def _peak(image: Image.Image) -> float:
+    """Highest pixel of a one-channel image."""
+    return float(np.asarray(image).max())
+
+
+_WRAPPERS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+    ("anomalib.data.predict", "get_image_filenames", _wrap_list),
+    ("anomalib.data.predict", "read_image", _wrap_read),
+    ("anomalib.deploy.inferencers.torch_inferencer", "read_image", _wrap_read),
+    ("anomalib.deploy.inferencers.openvino_inferencer", "read_image", _wrap_read),
+    ("anomalib.visualization.image.item_visualizer", "Image", _wrap_pillow),
+    ("anomalib.visualization.image.visualizer", "generate_output_filename", _wrap_name),
+)
+
+_stock: dict[tuple[str, str], Any] = {}
