@@ -60,7 +60,7 @@ class CheckpointChoice(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep this checkpoint if its validation AUROC is the highest so far."""
         del pl_module
-        if self.choose == "last" or trainer.state.fn != "fit" or trainer.sanity_checking or trainer.fast_dev_run:
+        if self.choose == "last" or trainer.state.fn != "fit" or trainer.sanity_checking or _is_dry(trainer):
             return
         score = trainer.callback_metrics.get(MONITOR)
         if score is None or not _both_classes_validated(trainer):
@@ -78,7 +78,7 @@ class CheckpointChoice(Callback):
             logger.info("Keeping the last weights (step %d), chosen without labels.", trainer.global_step)
             return
         if self.best_path is None:
-            if not trainer.fast_dev_run:
+            if not _is_dry(trainer):
                 logger.warning(
                     "Keeping the last weights (step %d): the validation split has no two classes to choose by.",
                     trainer.global_step,
@@ -104,6 +104,11 @@ class CheckpointChoice(Callback):
             return  # the user's own checkpointing is left alone
         model_ckpt.replace(model_ckpt.with_name("last.ckpt"))
         shutil.copyfile(best, model_ckpt)
+
+
+def _is_dry(trainer: Trainer) -> bool:
+    """Whether this is a ``fast_dev_run``, which writes nothing."""
+    return bool(getattr(trainer, "fast_dev_run", False))
 
 
 def _weights_folder(trainer: Trainer) -> Path:

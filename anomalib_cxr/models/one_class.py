@@ -84,7 +84,7 @@ class OneClassTraining(_Base):
     @staticmethod
     def configure_evaluator() -> Evaluator:
         """Anomalib's test metrics, and the AUROC on validation that the checkpoint is chosen by."""
-        test_metrics = [
+        test_metrics: list[Any] = [
             AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
             F1Score(fields=["pred_label", "gt_label"], prefix="image_"),
             AUROC(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False),
@@ -110,6 +110,11 @@ class OneClassTraining(_Base):
         callbacks = super().configure_callbacks()
         return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), self._choice]
 
+    @property
+    def datamodule(self) -> Any:
+        """Datamodule of the running fit."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
     # ------------------------------------------------------------------ training order and randomness
 
     def setup(self, stage: str) -> None:
@@ -117,14 +122,13 @@ class OneClassTraining(_Base):
         super().setup(stage)
         if stage != TrainerFn.FITTING:
             return
-        datamodule = self.trainer.datamodule
-        if datamodule is None:
+        if getattr(self.trainer, "datamodule", None) is None:
             msg = (
                 f"{type(self).__name__} needs a datamodule to train (its bank is made of the un-augmented training "
                 "images): pass datamodule= instead of train_dataloaders=."
             )
             raise ValueError(msg)
-        datamodule.train_dataloader = self._step_loader
+        vars(self.datamodule)["train_dataloader"] = self._step_loader
 
     def teardown(self, stage: str) -> None:
         """Give the datamodule its own training loader back."""
@@ -134,7 +138,7 @@ class OneClassTraining(_Base):
             vars(datamodule).pop("train_dataloader", None)
 
     def _step_loader(self) -> DataLoader:
-        datamodule = self.trainer.datamodule
+        datamodule = self.datamodule
         dataset = datamodule.train_data
         if len(dataset) < datamodule.train_batch_size:
             logger.warning(
@@ -182,7 +186,7 @@ class OneClassTraining(_Base):
         self._choice.load_chosen(self.trainer, self)
 
     def _rebuild_bank(self) -> None:
-        datamodule = self.trainer.datamodule
+        datamodule = self.datamodule
         dataset = self._without_augmentation(datamodule.train_data)
         share: Any = dataset
         if self.trainer.world_size > 1:
@@ -208,13 +212,12 @@ class OneClassTraining(_Base):
         plain.augmentations = resizes[0] if resizes else None
         return plain
 
-    def pre_processed(self, loader: DataLoader) -> Iterator[Batch]:
-        """Yield the batches of a loader on this device, after the pre-processor."""
+    def pre_processed(self, loader: DataLoader) -> Iterator[torch.Tensor]:
+        """Yield the images of a loader's batches, (B, 3, H, W), on this device and after the pre-processor."""
+        transform: Any = self.pre_processor.transform if self.pre_processor else None
         for batch in loader:
-            moved = self.transfer_batch_to_device(batch, self.device, 0)
-            if self.pre_processor and self.pre_processor.transform:
-                moved.image = self.pre_processor.transform(moved.image)
-            yield moved
+            images = batch.image.to(self.device)
+            yield transform(images) if transform else images
 
     def gather_references(self, references: torch.Tensor) -> torch.Tensor:
         """Join the processes' shares of per-image rows into the order of the data set.

@@ -55,7 +55,7 @@ class RankPreservingPostProcessor(PostProcessor):
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
         return (*super()._checkpoint_config_keys, "pixel_quantile")
 
-    def on_validation_batch_end(
+    def on_validation_batch_end(  # type: ignore[override]  # as in Anomalib
         self, trainer: Trainer, pl_module: LightningModule, outputs: Batch, *args: Any, **kwargs: Any
     ) -> None:
         """Collect scores and the pixels of normal maps."""

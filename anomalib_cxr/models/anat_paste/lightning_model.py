@@ -2,17 +2,17 @@
 
 import logging
 import math
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import timm.optim
 import torch
-from anomalib.data import Batch
+from anomalib.data import ImageBatch
 from anomalib.metrics.evaluator import Evaluator
 from anomalib.models import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch.utilities.types import STEP_OUTPUT
+from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRSchedulerConfig
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Transform
@@ -35,7 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class AnatPaste(OneClassTraining, AnomalibModule):
+class AnatPaste(OneClassTraining, AnomalibModule):  # type: ignore[misc]  # as in Anomalib, two bases have to_onnx
     """AnatPaste: learn to see anomalies pasted inside the lungs, score by density of the embedding.
 
     Sato et al., "Anatomy-aware self-supervised learning for anomaly detection in chest radiographs" (iScience 2023,
@@ -151,6 +151,7 @@ class AnatPaste(OneClassTraining, AnomalibModule):
 
         switches = {"segmentation": segmentation, "blur": blur} if variant == "anatpaste" else {}
         self.pasting = build_pasting(variant, **switches)
+        self.model: AnatPasteModel
         self.needs_lungs = variant == "anatpaste" and segmentation
         self.lung_masks: LungMasks | None = None
         with seeded(seed):
@@ -159,7 +160,7 @@ class AnatPaste(OneClassTraining, AnomalibModule):
     def on_fit_start(self) -> None:
         """Segment the lungs of all training images, once."""
         super().on_fit_start()
-        datamodule = self.trainer.datamodule
+        datamodule = self.datamodule
         if self.preset == "paper" and datamodule.train_batch_size != 64:
             logger.warning(
                 "preset=paper trains with batch 64, the datamodule has train_batch_size=%d.",
@@ -181,13 +182,13 @@ class AnatPaste(OneClassTraining, AnomalibModule):
         )
         logger.info(self.lung_masks.summary())
 
-    def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+    def training_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Classify normal images and the same images with something pasted."""
         del args, kwargs
+        images, paths = cast("torch.Tensor", batch.image), cast("list[str]", batch.image_path)
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, (1,))))
-        images = batch.image.mean(dim=1, keepdim=True)
-        images = jitter_intensity(images, self.color_jitter, generator)
-        lungs = self.lung_masks.lookup(batch.image_path).to(images.device) if self.lung_masks else None
+        images = jitter_intensity(images.mean(dim=1, keepdim=True), self.color_jitter, generator)
+        lungs = self.lung_masks.lookup(paths).to(images.device) if self.lung_masks else None
         pasted = self.pasting(images, lungs, generator)
         logits = self.model.logits(torch.cat([images, *(paste.image for paste in pasted)]))
         labels = torch.arange(self.pasting.num_classes, device=images.device).repeat_interleave(len(images))
@@ -199,17 +200,18 @@ class AnatPaste(OneClassTraining, AnomalibModule):
         self.log("train_loss", loss, prog_bar=True, on_step=True, on_epoch=False)
         return loss
 
-    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+    def validation_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Score a batch; scores stay raw until the post-processor has its statistics."""
         del args, kwargs
-        return batch.update(**self.model(batch.image)._asdict())
+        predictions = self.model(batch.image)
+        return batch.update(**predictions._asdict())
 
     def build_bank(self, loader: DataLoader) -> None:
         """Embed the training images as references of the density."""
-        embeddings = [self.model.embed(batch.image) for batch in self.pre_processed(loader)]
+        embeddings = [self.model.embed(images) for images in self.pre_processed(loader)]
         self.model.density.fit(self.gather_references(torch.cat(embeddings)))
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Optimiser by timm's name, cosine or constant rate by the step."""
         optimizer = timm.optim.create_optimizer_v2(
             self.model,

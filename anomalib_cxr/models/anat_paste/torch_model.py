@@ -1,6 +1,8 @@
 """AnatPaste's network, density and heat map: what is exported."""
 
 import itertools
+from statistics import fmean
+from typing import Any, cast
 
 import timm
 import torch
@@ -44,14 +46,14 @@ class AnatPasteModel(nn.Module):
         if head_layers < 0:
             msg = f"head_layers must be 0 or more, not {head_layers}."
             raise ValueError(msg)
-        self.backbone = timm.create_model(backbone, pretrained=pre_trained, in_chans=1, num_classes=0)
+        self.backbone = cast("Any", timm.create_model(backbone, pretrained=pre_trained, in_chans=1, num_classes=0))
         _refuse_other_pooling(self.backbone, backbone)
         self.head = projection_head(self.backbone.num_features, head_layers)
         self.classifier = nn.Linear(128, num_classes)
         self.density = GaussianKernelDensity(bandwidth)
-        config = self.backbone.pretrained_cfg if pre_trained else {}
-        self.mean = sum(config.get("mean", (0.5,))) / len(config.get("mean", (0.5,)))
-        self.std = sum(config.get("std", (0.5,))) / len(config.get("std", (0.5,)))
+        statistics: dict[str, Any] = self.backbone.pretrained_cfg if pre_trained else {"mean": (0.5,), "std": (0.5,)}
+        self.mean = fmean(statistics["mean"])
+        self.std = fmean(statistics["std"])
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Final feature map, the one that is pooled.
@@ -135,7 +137,7 @@ class AnatPasteModel(nn.Module):
         contrast = self.classifier.weight[1:].mean(dim=0) - self.classifier.weight[0]
         gradient = contrast.expand(pooled.shape[0], -1)
         for (linear, norm, _), mask in zip(reversed(self._head_blocks()), reversed(masks), strict=True):
-            slope = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+            slope = norm.weight * torch.rsqrt(torch.as_tensor(norm.running_var) + norm.eps)
             gradient = (gradient * mask.to(gradient.dtype) * slope) @ linear.weight
         return gradient
 
@@ -153,7 +155,7 @@ def projection_head(in_features: int, head_layers: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _refuse_other_pooling(backbone: nn.Module, name: str) -> None:
+def _refuse_other_pooling(backbone: Any, name: str) -> None:
     """Probe that embedding = mean of the final feature map, which the Grad-CAM rests on."""
     training = backbone.training
     backbone.eval()
