@@ -232,15 +232,24 @@ class _Canvas:
 
     def pixels(self, points: Points) -> npt.NDArray[np.int32]:
         """Points (..., 2) in cm as the fixed-point pixel positions OpenCV draws at."""
-        positions = points @ self._turn * self.scale + self._centre
-        return np.round(positions * (1 << _SUBPIXEL_BITS)).astype(np.int32)
+        unit = 1 << _SUBPIXEL_BITS
+        positions = points.reshape(-1, 2) @ (self._turn * (self.scale * unit)) + self._centre * unit
+        return np.rint(positions).astype(np.int32).reshape(points.shape)
 
-    def fill(self, *polygons: Points) -> Array:
-        """Share of each pixel covered by polygons (N, 2), or stacks (K, N, 2), in cm that don't overlap; in [0, 1]."""
+    def fill(self, *polygons: Points, values: Sequence[float] = ()) -> Array:
+        """Polygons (N, 2), or stacks (K, N, 2), in cm, drawn one over the other.
+
+        Args:
+            polygons: Outlines; those of one stack must not overlap.
+            values: What each polygon or stack is filled with, in [0, 1] to steps of 1/255; 1 if left out.
+
+        Returns:
+            (H, W) in [0, 1]; pixels at a rim hold the share that is covered.
+        """
         drawn = np.zeros(self.shape, np.uint8)
-        for stack in polygons:
-            outlines = self.pixels(stack)
-            cv2.fillPoly(drawn, list(outlines) if outlines.ndim == 3 else [outlines], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
+        for stack, value in zip(polygons, values or [1.0] * len(polygons), strict=True):
+            outlines = list(self.pixels(np.atleast_3d(stack.T).T))
+            cv2.fillPoly(drawn, outlines, round(255 * value), cv2.LINE_AA, _SUBPIXEL_BITS)
         return drawn * np.float32(1 / 255)
 
     def blur(self, field: Array, sigma: float) -> Array:
@@ -440,23 +449,23 @@ class _Chest:
                 soft += np.sqrt(np.maximum(1 - reach, 0)) * np.float32(patient.breast)
 
         # Air in the windpipe, its two branches and the stomach.
-        airways = np.maximum(canvas.fill(_band(_WINDPIPE, 1.7)), canvas.fill(_band(_BRONCHI, 1.1)) * np.float32(0.7))
+        airways = canvas.fill(_band(_BRONCHI, 1.1), _band(_WINDPIPE, 1.7), values=(0.7, 1))
         stomach = _ellipse(rng.normal(6.8, 0.4), rng.normal(10.8, 0.3), rng.uniform(1.8, 2.8), rng.uniform(0.8, 1.3))
         soft -= canvas.blur(airways, 0.2) * np.float32(1.6)
         soft -= canvas.blur(canvas.inside(canvas.fill(stomach), 1.0, rng.uniform(1.0, 4.5)), 0.15)
         soft += canvas.blur(canvas.fill(*_HILA), 0.5) * np.float32(1.3)
 
-        # Shoulder blade and upper arm, mostly outside the lungs.
-        bones = canvas.fill(_spline(np.stack([_SHOULDER_BLADE, _mirror(_SHOULDER_BLADE)]))) * np.float32(0.11)
-        bones += canvas.fill(_band(np.stack([_ARM, _mirror(_ARM)]), 2.6)) * np.float32(0.5)
         # Spine: vertebral bodies with lighter discs between, spinous processes and pedicles.
         tops = np.arange(-18.5, 24.0, 2.45)[:, None, None] + rng.normal(0, 0.3)
         place, wide = tops * [0, 1], 1.5 + 0.02 * (tops + 18.5)
-        bones += canvas.fill(_VERTEBRA * (wide * [1, 0] + [0, 1]) + place) * np.float32(0.16)
+        vertebrae = _VERTEBRA * (wide * [1, 0] + [0, 1]) + place
         pedicles = [_ellipse(0, 0.6, 0.3, 0.42) + place + wide * [side, 0] for side in (-0.6, 0.6)]
-        bones += canvas.fill(_ellipse(0, 1.6, 0.3, 0.65) + place, *pedicles) * np.float32(0.1)
+        knobs = np.concatenate([_ellipse(0, 1.6, 0.3, 0.65) + place, *pedicles])
+        # Shoulder blades and upper arms, mostly outside the lungs.
+        blades, arms = (np.stack([outline, _mirror(outline)]) for outline in (_SHOULDER_BLADE, _ARM))
+        bones = canvas.fill(vertebrae, knobs, _spline(blades), _band(arms, 2.6), values=(0.32, 0.52, 0.22, 1))
         soft = np.maximum(soft, 0) * np.float32(_SOFT) * (body > 0)
-        return soft + canvas.blur(bones, 0.15) * np.float32(patient.bone)
+        return soft + canvas.blur(bones, 0.15) * np.float32(0.5 * patient.bone)
 
     def _ribs_and_clavicles(self, rng: np.random.Generator) -> Array:
         canvas = self.canvas
@@ -502,8 +511,8 @@ class _Chest:
 
     def _tubes(self, lines: Points, width: Points | float) -> Array:
         """Hollow bones along lines (K, N, 2) that don't cross: the rim absorbs more than the marrow. Peak 1."""
-        rim, marrow = self.canvas.fill(_band(lines, width)), self.canvas.fill(_band(lines, np.multiply(width, 0.65)))
-        return self.canvas.blur(rim - np.float32(0.4) * marrow, 0.07)
+        rim, marrow = _band(lines, width), _band(lines, np.multiply(width, 0.65))
+        return self.canvas.blur(self.canvas.fill(rim, marrow, values=(1, 0.6)), 0.07)
 
 
 def _expose(attenuation: Array, canvas: _Canvas, patient: Patient, rng: np.random.Generator) -> Array:
