@@ -73,10 +73,9 @@ def _register(registry: ModuleType, ours: ModuleType) -> None:
         setattr(registry, name, cls)
     if registry.__name__ == "anomalib.models":
         registry.ALLOWED_MODULES.add(ours.__name__)
-    else:
-        from anomalib_cxr.data.anomalib_reading import wrap_reading
+    from anomalib_cxr.data.anomalib_reading import wrap_reading
 
-        wrap_reading()
+    wrap_reading()  # what is loaded by now; anomalib.models brings the visualizer and the inferencers
 
 
 def _public_classes(module: ModuleType) -> dict[str, type]:
