@@ -63,8 +63,8 @@ def _values(rows: pd.DataFrame, column: str, path: Path) -> np.ndarray:
     if column not in rows.columns:
         return np.full(len(rows), np.nan)
     words = {"true": "1", "false": "0"}
-    text = rows[column].str.strip()
-    return parse_numbers(text.str.lower().map(words).fillna(text).rename(column), path).to_numpy()
+    cells = pd.Series([words.get(cell.strip().lower(), cell) for cell in rows[column]], name=column, dtype=str)
+    return parse_numbers(cells, path).to_numpy()
 
 
 def keep_certain(selection: Selection, uncertain: str, keep_support_devices: bool) -> None:

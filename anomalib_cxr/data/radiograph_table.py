@@ -139,9 +139,6 @@ class RadiographTable(TableDataModule):
         optional = [name for name in self.columns.values() if name not in required]
         rows = read_table(path, required, optional)
         rows = rows.rename(columns={name: key for key, name in self.columns.items()})
-        if not len(rows):
-            msg = f"{path} lists no images"
-            raise TableError(msg)
         table = pd.DataFrame({"image_path": self._paths(rows["image_path"], path)})
         refuse_duplicates(table["image_path"], path)
         table["label"] = self._translate(rows["label"], self.labels, path, "normal_values and abnormal_values")

@@ -6,6 +6,7 @@ Values stay the strings that the file holds: no number, date or missing value is
 import csv
 import gzip
 import logging
+import math
 import re
 import zlib
 from collections.abc import Iterable, Sequence
@@ -32,7 +33,7 @@ def read_table(path: str | Path, required: Sequence[str], optional: Sequence[str
 
     Args:
         path: File, gzipped where its content says so.
-        required: Columns that must be there.
+        required: Columns that must be there, at least one.
         optional: Columns that are read where they are there.
 
     Returns:
@@ -40,7 +41,7 @@ def read_table(path: str | Path, required: Sequence[str], optional: Sequence[str
 
     Raises:
         TableError: If the file is missing, empty, no UTF-8 text or no CSV, lacks required columns or names one twice,
-            or has a row of another length than its first line.
+            or has no row or one of another length than its first line.
     """
     path = Path(path)
     try:
@@ -60,6 +61,9 @@ def read_table(path: str | Path, required: Sequence[str], optional: Sequence[str
     except (ValueError, OSError, EOFError, zlib.error, csv.Error) as error:
         msg = f"{path} cannot be read as a CSV table: {' '.join(str(error).split())}"
         raise TableError(msg) from error
+    if not cells[0]:
+        msg = f"{path} has no row below its first line"
+        raise TableError(msg)
     return pd.DataFrame({column: pd.Series(cells[place], dtype=str) for place, column in enumerate(wanted)})
 
 
@@ -156,14 +160,26 @@ def parse_numbers(values: pd.Series, path: str | Path) -> pd.Series:
     Raises:
         TableError: If a cell is neither a finite number nor empty.
     """
-    missing = is_missing(values)
-    numbers = pd.to_numeric(values.where(~missing), errors="coerce").astype(float)
-    wrong = ~missing & ~numbers.between(-1e15, 1e15)
-    if wrong.any():
-        row = int(wrong.to_numpy().argmax())
+    known = {cell: _number(cell) for cell in set(values)}
+    if None in known.values():
+        row = next(row for row, cell in enumerate(values) if known[cell] is None)
         msg = f"{path}: {values.iloc[row][:40]!r} in column '{values.name}', data row {row + 1}, is no number"
         raise TableError(msg)
-    return numbers
+    return pd.Series([known[cell] for cell in values], index=values.index, name=values.name, dtype=float)
+
+
+def _number(cell: str) -> float | None:
+    """Parse one cell: NaN where it is empty, None where it is no finite number."""
+    text = cell.strip()
+    if text.lower() in _MISSING:
+        return math.nan
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    if "_" in text:  # Python's own notation, no table's
+        return None
+    return number if math.isfinite(number) else None
 
 
 def refuse_duplicates(ids: pd.Series, path: str | Path) -> None:

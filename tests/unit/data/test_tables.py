@@ -59,6 +59,7 @@ def test_cells_stay_text(tmp_path):
     [
         (b"", "is empty"),
         (b"\n\n\n", "is empty"),
+        (b"name,label\n", "has no row below its first line"),
         (b"name,kind\na,b\n", r"lacks the columns \['label'\]; its first line has \['name', 'kind'\]"),
         (b"name,label,name\na,b,c\n", "has the column 'name' more than once"),
         (b"name,label\na,\xff\xfe\n", "cannot be read as a CSV table"),
@@ -87,7 +88,7 @@ def test_numbers_and_duplicates(tmp_path):
     column = pd.Series(["1", " 2.5", "None", ""], name="bits")
     assert parse_numbers(column, "t.csv").tolist()[:2] == [1.0, 2.5]
     assert parse_numbers(column, "t.csv").isna().tolist() == [False, False, True, True]
-    for wrong in ("12 bits", "inf", "1e400", "__import__('os')"):
+    for wrong in ("12 bits", "1_000", "inf", "1e400", "__import__('os')"):
         with pytest.raises(TableError, match="data row 2, is no number"):
             parse_numbers(pd.Series(["1", wrong], name="bits"), "t.csv")
     with pytest.raises(TableError, match="2 rows repeat an id in column 'id', the first is 'a'"):

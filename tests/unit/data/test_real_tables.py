@@ -1,0 +1,104 @@
+"""Counts that filters and presets give on real rows of the public tables, where those are at hand.
+
+The label counts were got independently of the package, by plain pandas and ``ast.literal_eval``.
+"""
+
+from collections import Counter
+from unittest.mock import patch
+
+import pytest
+
+from anomalib_cxr.data import RSNA, CheXpert, PadChest
+
+
+@pytest.fixture(autouse=True)
+def _images_are_licensed():
+    """The images are not here: only the tables are tested."""
+    with patch("anomalib_cxr.data.table_datamodule.find_missing", return_value=[]):
+        yield
+
+
+def count(data) -> dict[str, int]:
+    samples = data.samples
+    assert samples.groupby("patient_id")["split"].nunique().max() == 1
+    assert samples["image_path"].is_unique
+    return dict(Counter(samples["split"] + " " + samples["label"]))
+
+
+def labels(data) -> tuple[int, int]:
+    found = Counter(data.samples["label"])
+    return found["normal"], found["abnormal"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, (705, 1131)),
+        ({"labelled_by": "all"}, (2772, 4726)),
+        ({"labelled_by": "all", "patients": "all", "projections": ["PA", "AP", "AP_horizontal"]}, (2919, 6133)),
+    ],
+)
+def test_padchest_filters(shared, arguments, expected):
+    root = shared / "data/metadata/padchest"
+    assert labels(PadChest(root, check_duplicates=False, **arguments)) == expected
+
+
+def test_padchest_kim2023(shared, caplog):
+    root = shared / "data/metadata/padchest"
+    tested: Counter[str] = Counter()
+    for fold in (0, 1, 4):
+        data = PadChest(root, check_duplicates=False, preset="kim2023", fold=fold)
+        counts = count(data)
+        # 70/15/15 of 705 normals, half and half of 1131 abnormal images; within the largest patient's images.
+        for group, share in (
+            ("train normal", 0.70 * 705),
+            ("val normal", 0.15 * 705),
+            ("test normal", 0.15 * 705),
+            ("val abnormal", 0.5 * 1131),
+            ("test abnormal", 0.5 * 1131),
+        ):
+            assert abs(counts[group] - share) < 25, (fold, group)
+        assert sum(counts.values()) == 705 + 1131
+        rows = data.samples
+        sick = set(rows["patient_id"][rows["label"] == "abnormal"])
+        tested.update(rows["image_path"][(rows["split"] == "test") & ~rows["patient_id"].isin(sick)])
+    assert set(tested.values()) == {1}  # no normal patient is tested in two folds
+    assert "normal 705 (published 2574), abnormal 1131 (published 4801)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, (126, 209)),
+        ({"uncertain": "zeros"}, (126, 270)),
+        ({"uncertain": "ones"}, (126, 365)),
+        ({"keep_support_devices": False}, (89, 146)),
+        ({"views": ["PA", "AP"]}, (418, 2121)),
+        ({"views": ["PA", "AP"], "uncertain": "ones"}, (418, 3429)),
+        ({"views": ["PA", "AP"], "keep_support_devices": False}, (223, 779)),
+    ],
+)
+def test_chexpert_filters(shared, arguments, expected):
+    assert labels(CheXpert(shared / "data/metadata/chexpert", check_duplicates=False, **arguments)) == expected
+
+
+def test_rsna_filters_and_preset(shared, caplog):
+    def rsna(**arguments):
+        root = shared / "data/metadata/rsna"
+        return RSNA(root, check_duplicates=False, headers="dicom_headers_sample.csv.gz", **arguments)
+
+    # 26,684 images, of which 79 have no class: 12 of them have boxes and make 6,000 opacities 6,012.
+    assert labels(rsna()) == (8818, 6012)
+    assert "79 images are not in the class table" not in caplog.text  # said at INFO
+    assert labels(rsna(include_not_normal=True)) == (8818, 6012 + 11787)
+    assert labels(rsna(views="PA")) == (1074, 196)
+    assert count(rsna(preset="anatpaste")) == {
+        "train normal": 984,
+        "val normal": 44,
+        "val abnormal": 98,
+        "test normal": 44,
+        "test abnormal": 98,
+    }
+    boxes = rsna().samples["boxes"]
+    assert sum(map(len, boxes)) == 9555
+    assert all(0 <= v <= 1 for image in boxes for box in image for v in box)
