@@ -1,0 +1,145 @@
+"""Encoder of one patch size: any timm model, on cut-out patches or on the cells of a whole image's feature map."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anomalib_cxr.models.multires_patch_ssl.patch_grid import PatchGrid, resize_matrix
+
+logger = logging.getLogger(__name__)
+
+
+class PatchEncoder(nn.Module):
+    """A timm model on grey images.
+
+    Grey values in [0, 1] are normalised here, inside the exported graph: by the mean and standard deviation that the
+    pretrained weights were trained with, or by 0.5 and 0.5 for an untrained encoder. With one input channel timm
+    sums the weights of the first layer over colours, which costs a third, and the three channels' statistics are
+    averaged.
+
+    Args:
+        backbone: Name of any timm model.
+        in_chans: ``1``, or ``3`` to repeat the grey channel (exact pretrained normalisation, dearer first layer).
+        pre_trained: Whether to start from timm's weights.
+        weights_path: Local file of weights for the backbone (``.safetensors``, ``.pth``), in the layout timm gives
+            them; taken instead of timm's own. Defaults to ``None``.
+        encoder_size: Side in pixels to which patches are resized before the encoder: area average when shrinking,
+            bilinear when enlarging. Defaults to ``None``: as cut.
+        layers: Levels of ``forward_intermediates`` used by :meth:`cells`; negative ones count from the last. Several
+            levels are set to unit length in each cell and joined, so that all count the same.
+
+    Raises:
+        ValueError: If timm does not know the model, the weights file is missing, or a level does not exist.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet50",
+        in_chans: int = 1,
+        pre_trained: bool = False,
+        weights_path: str | Path | None = None,
+        encoder_size: int | None = None,
+        layers: Sequence[int] = (-2, -1),
+    ) -> None:
+        super().__init__()
+        if not timm.is_model(backbone) and not backbone.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+            msg = f"timm knows no model {backbone!r}: `timm.list_models()` lists the names."
+            raise ValueError(msg)
+        if in_chans not in (1, 3):
+            msg = f"`in_chans` must be 1 or 3, got {in_chans}: radiographs are grey."
+            raise ValueError(msg)
+        if encoder_size is not None and encoder_size < 1:
+            msg = f"`encoder_size` must be at least 1 pixel, got {encoder_size}."
+            raise ValueError(msg)
+        overlay = None
+        if weights_path is not None:
+            if not Path(weights_path).is_file():
+                msg = f"There is no weights file {weights_path}: give `weights_path` an existing file."
+                raise ValueError(msg)
+            overlay = {"file": str(weights_path)}
+        pretrained = pre_trained or weights_path is not None
+        model: Any = timm.create_model(
+            backbone, pretrained=pretrained, pretrained_cfg_overlay=overlay, in_chans=in_chans, num_classes=0
+        )
+        self.model = model
+        self.in_chans = in_chans
+        self.encoder_size = encoder_size
+        self.num_features: int = model.num_features
+        levels = [info["num_chs"] for info in model.feature_info]
+        if not layers or any(not -len(levels) <= layer < len(levels) for layer in layers):
+            msg = (
+                f"`layers` must name some of the {len(levels)} levels of {backbone}, 0 the finest; got {tuple(layers)}."
+            )
+            raise ValueError(msg)
+        self.layers = sorted({layer % len(levels) for layer in layers})
+        self.map_features = sum(levels[layer] for layer in self.layers)
+
+        config: dict[str, Any] = model.pretrained_cfg if pretrained else {}
+        mean, std = torch.tensor(config.get("mean", (0.5,))), torch.tensor(config.get("std", (0.5,)))
+        if in_chans == 1:
+            mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
+        self.register_buffer("mean", mean.float().view(-1, 1, 1).expand(in_chans, 1, 1).clone(), persistent=False)
+        self.register_buffer("std", std.float().view(-1, 1, 1).expand(in_chans, 1, 1).clone(), persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Encode patches.
+
+        Args:
+            patches: Grey patches in [0, 1], shape ``(n, 1, p, p)``.
+
+        Returns:
+            Pooled features h of shape ``(n, num_features)``.
+        """
+        return self.model(self._normalise(self._resize(patches)))
+
+    def cells(self, image: Tensor, grid: PatchGrid) -> Tensor:
+        """Features of the grid's cells from one pass over the whole image (ours, ``features: map``).
+
+        Args:
+            image: Grey images in [0, 1], shape ``(B, 1, H, W)``.
+            grid: Cells over which the levels of ``layers`` are averaged.
+
+        Returns:
+            Features of shape ``(B, rows, cols, map_features)``.
+        """
+        maps = self.model.forward_intermediates(
+            self._normalise(image), indices=self.layers, stop_early=True, intermediates_only=True
+        )
+        pooled = [grid.pool(level) for level in maps]
+        return pooled[0] if len(pooled) == 1 else torch.cat([F.normalize(level, dim=-1) for level in pooled], dim=-1)
+
+    def _resize(self, patches: Tensor) -> Tensor:
+        side = patches.shape[-1]
+        if self.encoder_size is None or self.encoder_size == side:
+            return patches
+        if self.encoder_size > side:
+            return F.interpolate(patches, size=(self.encoder_size,) * 2, mode="bilinear", align_corners=False)
+        average = resize_matrix(side, self.encoder_size).to(patches)
+        return average.T @ patches @ average
+
+    def _normalise(self, grey: Tensor) -> Tensor:
+        return (grey.expand(-1, self.in_chans, -1, -1) - self.mean) / self.std
+
+
+def projection_head(features: int, hidden: int | None = None, out: int = 128) -> nn.Sequential:
+    """Two-layer MLP, SimCLR's head; thrown away after training.
+
+    Args:
+        features: Length of h.
+        hidden: Width of the hidden layer. Defaults to the length of h.
+        out: Length of the projection.
+
+    Returns:
+        Linear, ReLU, linear: without batch normalisation, so that the loss of a batch does not depend on how it is
+        spread over processes.
+    """
+    hidden = hidden or features
+    return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, out))
