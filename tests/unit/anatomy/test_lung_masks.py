@@ -1,3 +1,4 @@
+import functools
 import logging
 import os
 import threading
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from anomalib_cxr.anatomy import LungMasks, lung_masks, segment_lungs
@@ -90,11 +92,11 @@ def test_workers_change_nothing(paths):
 @pytest.mark.slow
 @pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
 def test_workers_start_by_any_method(paths, start_method, monkeypatch):
-    context = torch.multiprocessing.get_context(start_method)
-    monkeypatch.setattr("torch.utils.data.dataloader.multiprocessing", context)
-    monkeypatch.setattr("torch.utils.data.dataloader.python_multiprocessing", context)
+    serial = compute(paths)
+    loader = functools.partial(DataLoader, multiprocessing_context=start_method)
+    monkeypatch.setattr(lung_masks, "DataLoader", loader)
 
-    assert np.array_equal(compute(paths, num_workers=2).packed, compute(paths).packed)
+    assert np.array_equal(compute(paths, num_workers=2).packed, serial.packed)
 
 
 def test_a_changed_file_is_segmented_anew(paths, tmp_path):
@@ -124,7 +126,7 @@ def test_a_second_run_reads_the_cache_only(paths, tmp_path, monkeypatch):
     assert np.array_equal(first.packed, second.packed)
     assert first.quality == second.quality
     assert len(list(cache.iterdir())) == 5
-    for other in ({"method": "otsu"}, {"size": (64, 64)}):
+    for other in ({"method": "otsu"}, {"size": SIZE[::-1]}):
         with pytest.raises(AssertionError):
             compute(paths, cache_dir=cache, **other)
 
