@@ -3,7 +3,9 @@
 import logging
 import os
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 from anomalib.data import AnomalibDataModule
@@ -12,6 +14,7 @@ from torchvision.transforms.v2 import Transform
 
 from anomalib_cxr.data.dataset import RadiographDataset
 from anomalib_cxr.data.splits import ABNORMAL, LABELS, NORMAL, SPLITS
+from anomalib_cxr.imaging.cache import ImageCache
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,13 @@ class RadiographDataModule(AnomalibDataModule):
         test_augmentations: Augmentations of test images, in place of ``augmentations``.
         augmentations: Augmentations of all images (torchvision v2).
         seed: Seed of the splits. The same seed and data give the same split on any machine.
+        cache_dir: Folder that keeps decoded images at ``cache_size``, filled in the first epoch or by
+            :meth:`prepare_cache`. ``None``: every epoch decodes the files.
+        cache_size: Height and width of the cached images, one number for both: at least the input size of the model.
+        cache_depth: Bits of a cached pixel, 16 or 8.
+
+    Raises:
+        ValueError: If only one of ``cache_dir`` and ``cache_size`` is given.
     """
 
     def __init__(
@@ -50,6 +60,9 @@ class RadiographDataModule(AnomalibDataModule):
         test_augmentations: Transform | None = None,
         augmentations: Transform | None = None,
         seed: int = 0,
+        cache_dir: str | Path | None = None,
+        cache_size: int | Sequence[int] | None = None,
+        cache_depth: Literal[8, 16] = 16,
     ) -> None:
         super().__init__(
             train_batch_size=train_batch_size,
@@ -65,6 +78,12 @@ class RadiographDataModule(AnomalibDataModule):
         )
         self.root = Path(root)
         self.seed: int = seed
+        if (cache_dir is None) != (cache_size is None):
+            msg = f"{self.name}: cache_dir and cache_size go together, the size being the input size of the model"
+            raise ValueError(msg)
+        self.cache: ImageCache | None = None
+        if cache_dir is not None and cache_size is not None:
+            self.cache = ImageCache(cache_dir, cache_size, cache_depth)
 
     @abstractmethod
     def make_samples(self) -> pd.DataFrame:
@@ -92,7 +111,25 @@ class RadiographDataModule(AnomalibDataModule):
         Returns:
             The dataset, still without augmentations: Anomalib sets them together with the model's resize.
         """
-        return RadiographDataset(samples, name=self.name)
+        return RadiographDataset(samples, name=self.name, cache=self.cache)
+
+    def prepare_cache(self) -> dict[str, str]:
+        """Decode all images of the table into the cache, in parallel, with a progress bar.
+
+        Returns:
+            Reason for each image that cannot be read.
+
+        Raises:
+            ValueError: If there is no cache.
+        """
+        if self.cache is None:
+            msg = f"{self.name}: give cache_dir and cache_size to prepare a cache"
+            raise ValueError(msg)
+        samples = self.samples
+        bits = None
+        if "bits" in samples.columns:
+            bits = [None if pd.isna(value) else int(value) for value in samples["bits"]]
+        return self.cache.prepare(samples["image_path"], bits, max(1, self.num_workers))
 
     def _setup(self, _stage: str | None = None) -> None:
         samples = self.samples

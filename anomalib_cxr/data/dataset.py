@@ -13,10 +13,12 @@ import torch
 from anomalib import TaskType
 from anomalib.data import AnomalibDataset, ImageItem
 from PIL import Image as PILImage
-from torchvision.transforms.v2 import Resize, Transform
+from torchvision.transforms.v2 import InterpolationMode, Resize, Transform
+from torchvision.transforms.v2.functional import resize
 from torchvision.tv_tensors import Image, Mask
 
 from anomalib_cxr.imaging import RadiographError, read_radiograph
+from anomalib_cxr.imaging.cache import ImageCache
 
 _REQUIRED = ("image_path", "label_index", "split", "mask_path")
 
@@ -36,11 +38,19 @@ class RadiographDataset(AnomalibDataset):
             That the files exist is for the datamodule to check, in one scan of the folder.
         augmentations: torchvision v2 transform of image and mask together.
         name: Name of the data set, for messages.
+        cache: Where decoded images are kept. Images, and masks with them, then come at its size.
     """
 
-    def __init__(self, samples: pd.DataFrame, augmentations: Transform | None = None, name: str = "Radiograph") -> None:
+    def __init__(
+        self,
+        samples: pd.DataFrame,
+        augmentations: Transform | None = None,
+        name: str = "Radiograph",
+        cache: ImageCache | None = None,
+    ) -> None:
         super().__init__(augmentations=augmentations)
         self._name = name
+        self.cache = cache
         self.samples = samples
 
     @property
@@ -82,10 +92,13 @@ class RadiographDataset(AnomalibDataset):
             RadiographError: If the image or its mask cannot be read.
         """
         sample = self.samples.iloc[index]
-        image = Image(torch.from_numpy(self._read_image(sample)).unsqueeze(0))
+        pixels, file_shape = self._read_image(sample)
+        image = Image(torch.from_numpy(pixels).unsqueeze(0))
         mask = None
         if self.task == TaskType.SEGMENTATION:
-            mask = Mask(torch.from_numpy(self._read_mask(sample, (image.shape[-2], image.shape[-1]))))
+            mask = Mask(torch.from_numpy(self._read_mask(sample, file_shape)))
+            if file_shape != pixels.shape:
+                mask = resize(mask, list(pixels.shape), interpolation=InterpolationMode.NEAREST)
         image, mask = self._augment(image, mask)
         return ImageItem(
             image=image,
@@ -106,9 +119,9 @@ class RadiographDataset(AnomalibDataset):
         """
         sample = self.samples.iloc[index]
         try:
-            shape = self._read_image(sample).shape
+            file_shape = self._read_image(sample)[1]
             if self.task == TaskType.SEGMENTATION:
-                self._read_mask(sample, (shape[0], shape[1]))
+                self._read_mask(sample, file_shape)
         except RadiographError as error:
             return sample["image_path"], str(error)
         return sample["image_path"], None
@@ -125,10 +138,14 @@ class RadiographDataset(AnomalibDataset):
                 image, mask = self.augmentations(image, mask)
         return (_repeat_grey(image) if resize_only else image), mask
 
-    def _read_image(self, sample: Any) -> np.ndarray:
-        """Read the radiograph of one row: (H, W) float32 in [0, 1]."""
-        bits = sample.get("bits")
-        return read_radiograph(sample["image_path"], bits=None if pd.isna(bits) else int(bits))
+    def _read_image(self, sample: Any) -> tuple[np.ndarray, tuple[int, int]]:
+        """Read the radiograph of one row: (H, W) float32 in [0, 1], and the height and width of its file."""
+        stored = sample.get("bits")
+        bits = None if pd.isna(stored) else int(stored)
+        if self.cache is not None:
+            return self.cache.read_with_shape(sample["image_path"], bits=bits)
+        pixels = read_radiograph(sample["image_path"], bits=bits)
+        return pixels, (pixels.shape[0], pixels.shape[1])
 
     def _read_mask(self, sample: Any, size: tuple[int, int]) -> np.ndarray:
         """Read the mask of one row, (H, W) uint8 of 0 and 1; from its file or its boxes; zeros if none."""

@@ -56,6 +56,8 @@ class PadChest(TableDataModule):
         projections: Values of ``Projection`` to keep: PA, AP, AP_horizontal, L, COSTAL, EXCLUDE, UNK.
         labelled_by: ``physician``, or ``all`` for the labels predicted from reports as well.
         patients: ``adults``, ``children`` or ``all``.
+        depth: Where the bit depth comes from: ``table`` (BitsStored_DICOM, right for the published 16-bit files) or
+            ``file``, for copies that somebody converted, to 8 bits for instance.
         preset: ``kim2023`` or None.
         **kwargs: Split, subset and loader arguments, see :class:`TableDataModule`.
     """
@@ -69,6 +71,7 @@ class PadChest(TableDataModule):
         projections: Sequence[str] = ("PA",),
         labelled_by: Literal["physician", "all"] = "physician",
         patients: Literal["adults", "children", "all"] = "adults",
+        depth: Literal["table", "file"] = "table",
         preset: Literal["kim2023"] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -77,6 +80,7 @@ class PadChest(TableDataModule):
         self.projections = [projections] if isinstance(projections, str) else list(projections)
         self.labelled_by = one_of("labelled_by", labelled_by, ("physician", "all"))
         self.patients = one_of("patients", patients, ("adults", "children", "all"))
+        self.depth = one_of("depth", depth, ("table", "file"))
         self.preset = one_of("preset", preset, ("kim2023",)) if preset is not None else None
         if preset is not None and (self.projections != ["PA"] or labelled_by != "physician"):
             msg = f"PadChest: preset {preset} means PA images labelled by physicians, drop projections and labelled_by"
@@ -109,7 +113,7 @@ class PadChest(TableDataModule):
                 "method": rows["MethodLabel"].str.strip(),
             }
         )
-        if "BitsStored_DICOM" in rows.columns:
+        if "BitsStored_DICOM" in rows.columns and self.depth == "table":
             table["bits"] = parse_numbers(rows["BitsStored_DICOM"], path)
         if is_missing(table["patient_id"]).any():
             row = int(is_missing(table["patient_id"]).to_numpy().argmax())

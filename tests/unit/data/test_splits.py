@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anomalib_cxr.data.splits import assign_folds, deal_patients, draw_patients, order_patients, split_by_patient
+from anomalib_cxr.data.splits import (
+    assign_folds,
+    deal_patients,
+    draw_patients,
+    order_patients,
+    shrink_counts,
+    split_by_fold,
+    split_by_patient,
+    take_fraction,
+)
 
 rows = st.lists(
     st.tuples(st.integers(0, 25).map("p{}".format), st.sampled_from(["normal", "abnormal"])), min_size=1, max_size=80
@@ -68,6 +77,51 @@ def test_draw_never_overshoots_and_stops_only_for_want_of_patients(pairs, seed, 
     for patient, images in table[~table["patient_id"].isin(drawn)].groupby("patient_id"):
         need = images["label"].value_counts()
         assert any(need.get(label, 0) > room[label] for label in wanted), patient
+
+
+def test_a_round_trains_on_patients_without_disease_and_validates_on_the_next_fold():
+    pairs = [(f"n{i}", "normal") for i in range(20)] + [(f"a{i}", "abnormal") for i in range(20)]
+    pairs += [(f"m{i}", label) for i in range(10) for label in ("normal", "abnormal")]
+    table = frame(pairs)
+    folds = assign_folds(table, 5, seed=0)
+    for fold in range(5):
+        split = split_by_fold(table, fold, 5, seed=0)
+        assert (split[folds == fold] == "test").all()
+        assert (split[folds == (fold + 1) % 5] == "val").all()
+        others = ~folds.isin([fold, (fold + 1) % 5])
+        pure = table["patient_id"].str.startswith("n")
+        assert (split[others & pure] == "train").all()
+        assert (split[others & ~pure] == "").all()
+    for fold, num_folds in ((5, 5), (-1, 5), (0, 2)):
+        with pytest.raises(ValueError, match="needs num_folds >= 3"):
+            split_by_fold(table, fold, num_folds, 0)
+
+
+def test_fraction_takes_the_first_patients_of_each_group():
+    pairs = [(f"n{i}", "normal") for i in range(100)] + [(f"a{i}", "abnormal") for i in range(50)]
+    table = frame(pairs).assign(split=["train", "test"] * 75)
+    taken = table[take_fraction(table, seed=1, fraction=0.1)]
+    assert taken.groupby(["split", "label"]).size().to_dict() == {
+        ("train", "normal"): 5,
+        ("test", "normal"): 5,
+        ("train", "abnormal"): 3,  # 2.5, rounded
+        ("test", "abnormal"): 3,
+    }
+    first = order_patients(table.query("split == 'test' and label == 'normal'")["patient_id"], 1)[:5]
+    assert set(taken.query("split == 'test' and label == 'normal'")["patient_id"]) == set(first)
+    assert take_fraction(table, seed=1, limit=7).sum() == 6  # 2.3 + 2.3 + 1.2 + 1.2, rounded, and never more than 7
+    for arguments in ({"fraction": 0.0}, {"fraction": 1.5}, {"limit": 3}):
+        with pytest.raises(ValueError, match=r"fraction must be|limit 3 is too low"):
+            take_fraction(table, 1, **arguments)
+
+
+def test_counts_shrink_in_proportion_only_where_needed():
+    table = frame([(f"n{i}", "normal") for i in range(100)] + [(f"a{i}", "abnormal") for i in range(50)])
+    wanted = {"train": {"normal": 300}, "test": {"normal": 100, "abnormal": 40}}
+    assert shrink_counts(table, wanted) == {"train": {"normal": 75}, "test": {"normal": 25, "abnormal": 40}}
+    assert shrink_counts(table.head(1), {"test": {"normal": 9, "abnormal": 9}}) == {
+        "test": {"normal": 1, "abnormal": 1}
+    }
 
 
 def test_single_image_patients_give_exact_shares():

@@ -15,6 +15,7 @@ import torch
 from anomalib.data import AnomalibDataModule
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torchvision.transforms.v2 import InterpolationMode, Resize
 
 from anomalib_cxr import data as sets
 from anomalib_cxr.data.chexpert import draw_with_findings
@@ -151,6 +152,42 @@ def test_unreadable_images_are_skipped_with_their_reason_on_request(name, tmp_pa
     index = data.test_data.samples["image_path"].tolist().index(str(broken))
     with pytest.raises(ValueError, match=broken.stem):
         data.test_data[index]
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_the_cache_changes_nothing_but_the_work(name, tmp_path):
+    plain = make(name, tmp_path)
+    plain.setup()
+    data = make(name, tmp_path, cache_dir=tmp_path / "cache", cache_size=32)
+    assert data.prepare_cache() == {}
+    data.setup()
+    with patch("anomalib_cxr.imaging.cache.read_radiograph", None):
+        cached = [data.test_data[index] for index in range(len(data.test_data))]
+    for index, item in enumerate(cached):
+        other = plain.test_data[index]
+        assert item.image_path == other.image_path
+        resized = Resize((32, 32), antialias=True)(other.image)
+        torch.testing.assert_close(item.image, resized, atol=1e-5, rtol=0)
+        if other.gt_mask is not None:
+            assert torch.equal(item.gt_mask, Resize((32, 32), InterpolationMode.NEAREST)(other.gt_mask[None])[0])
+
+
+def test_a_cache_needs_folder_and_size(tmp_path):
+    with pytest.raises(ValueError, match="cache_dir and cache_size go together"):
+        make("RSNA", tmp_path, cache_dir=tmp_path)
+    with pytest.raises(ValueError, match="give cache_dir and cache_size"):
+        make("RSNA", tmp_path).prepare_cache()
+
+
+def test_padchest_converted_to_eight_bits(tmp_path):
+    make("PadChest", tmp_path)
+    for path in tmp_path.rglob("*.png"):
+        drawn_sets.save(path, np.asarray(drawn_sets.Image.open(path)) / 4095)
+    data = sets.PadChest(tmp_path, depth="file", **QUICK)
+    data.setup()
+    item = data.test_data[0]
+    expected = np.asarray(drawn_sets.Image.open(item.image_path)) / 255
+    np.testing.assert_allclose(item.image[0].numpy(), expected, atol=1e-6)
 
 
 def test_duplicates_across_splits_are_reported(tmp_path, caplog):
