@@ -98,6 +98,9 @@ def test_float32_finds_the_nearest_of_crowded_references(name, noise):
     search = LocalSearch(0, name)
     search.fit(bank)
     check(search, bank, queries, 0, name)
+    # The second search, too, leaves out what is excluded.
+    _, index = search(queries)
+    check(search, bank, queries, 0, name, exclude=index[:, 0, 0, 0])
 
 
 def test_products_alone_would_fail_that_test(monkeypatch):
