@@ -243,6 +243,7 @@ def test_onnx_runtime_gives_the_same(tmp_path, monkeypatch):
         opset_version=18,
         dynamic_shapes={"queries": {0: torch.export.Dim("batch")}},
         verbose=False,
+        optimize=False,  # half the time; the whole model is exported with it
     )
     session = onnxruntime.InferenceSession(tmp_path / "search.onnx")
     for batch in (1, 5):
