@@ -40,8 +40,12 @@ def on_import(module_name: str) -> None:
     whichever of the two is done last registers.
 
     Args:
-        module_name: A registry of Anomalib, or the package of ours that goes there.
+        module_name: A registry of Anomalib, the package of ours that goes there, or a package of Anomalib's that
+            reads files.
     """
+    if module_name not in {*_REGISTRIES, *_REGISTRIES.values()}:
+        _wrap_reading()
+        return
     _imported.add(module_name)
     for registry, ours in _REGISTRIES.items():
         if module_name == registry and ours not in sys.modules:
@@ -73,9 +77,14 @@ def _register(registry: ModuleType, ours: ModuleType) -> None:
         setattr(registry, name, cls)
     if registry.__name__ == "anomalib.models":
         registry.ALLOWED_MODULES.add(ours.__name__)
+    _wrap_reading()
+
+
+def _wrap_reading() -> None:
+    """Wrap Anomalib's readers in what is loaded by now; ``anomalib.models`` brings the rest."""
     from anomalib_cxr.data.anomalib_reading import wrap_reading
 
-    wrap_reading()  # what is loaded by now; anomalib.models brings the visualizer and the inferencers
+    wrap_reading()
 
 
 def _public_classes(module: ModuleType) -> dict[str, type]:

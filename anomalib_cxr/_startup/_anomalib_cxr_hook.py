@@ -7,13 +7,16 @@ switches it off.
 
 import sys
 
-# Registries of Anomalib, and the packages whose classes go there: whichever of a pair is imported last registers.
+# Registries of Anomalib and the packages whose classes go there (whichever of a pair is imported last registers), and
+# two packages that read files.
 _TARGETS = frozenset(
     {
         "anomalib.models",
         "anomalib.data",
         "anomalib_cxr.models",
         "anomalib_cxr.data",
+    "anomalib.deploy",
+    "anomalib.visualization",
     }
 )
 

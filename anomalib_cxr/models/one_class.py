@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from anomalib import LearningType
-from anomalib.data import AnomalibDataset, Batch
+from anomalib.data import AnomalibDataset, ImageBatch
 from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.metrics import AUROC, F1Score
 from anomalib.metrics.evaluator import Evaluator
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.utils.data import DataLoader, Subset
 from torchvision.transforms.v2 import Resize
 
@@ -165,12 +166,33 @@ class OneClassTraining(_Base):
             drop_last=True,
         )
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: ImageBatch, batch_idx: int) -> None:
         """Make everything random in this step a function of (seed, step, rank)."""
         del batch
         torch.manual_seed(mix_seed(self.seed, 2, self.trainer.global_step, batch_idx, self.global_rank))
 
-    # ------------------------------------------------------------------ bank
+    # ------------------------------------------------------------------ scoring and bank
+
+    def validation_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """Score a batch. Scores stay raw in validation: the post-processor takes its statistics from them."""
+        del args, kwargs
+        return self._scored(batch)
+
+    def test_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """Score a batch; the post-processor normalises it afterwards."""
+        del args, kwargs
+        return self._scored(batch)
+
+    def predict_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """Score a batch; the post-processor normalises it afterwards."""
+        del args, kwargs
+        return self._scored(batch)
+
+    def _scored(self, batch: ImageBatch) -> STEP_OUTPUT:
+        # The bank is built in float32: queries of a run trained in mixed precision must not be rounded differently.
+        with torch.autocast(self.device.type, enabled=False):
+            predictions = self.model(batch.image)
+        return batch.update(**predictions._asdict())
 
     def on_validation_start(self) -> None:
         """Rebuild the bank with the weights of this moment; outside of a fit, only check that there is one."""

@@ -53,7 +53,7 @@ print(json.dumps([
     attempt(get_model, {"class_path": "anomalib_cxr.models.AnatPaste", "init_args": {"max_steps": 3}}),
     attempt(get_datamodule, {"class_path": "PhantomCXR"}),
     attempt(get_datamodule, {"class_path": "anomalib_cxr.data.PhantomCXR"}),
-    attempt(get_model, "padim"),
+    attempt(get_model, {"class_path": "Padim", "init_args": {"pre_trained": False}}),
 ]))
 """
 
@@ -158,3 +158,29 @@ def test_install_brings_the_hook_and_uninstall_takes_it_away(tmp_path: Path, fla
     assert _run(*pip, "uninstall", "-y", "anomalib-cxr", cwd=tmp_path).returncode == 0
     assert {path.name for path in site.iterdir()} - before <= {"__pycache__"}
     assert _run(python, "-c", check, cwd=tmp_path).stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "from anomalib_cxr.data.base import RadiographDataModule",
+        "import anomalib_cxr.models",
+        "import anomalib.visualization",
+    ],
+)
+def test_any_first_import_registers(tmp_path: Path, first: str) -> None:
+    code = f"""
+{first}
+import json
+import anomalib.data, anomalib.models
+import anomalib.visualization.image.item_visualizer as visualizer
+from PIL import Image
+print(json.dumps([
+    hasattr(anomalib.data, "ZhangLab"),
+    hasattr(anomalib.models, "AnatPaste"),
+    "anomalib_cxr.models" in anomalib.models.ALLOWED_MODULES,
+    visualizer.Image is not Image,
+    hasattr(anomalib.data.predict.read_image, "__wrapped__"),
+]))
+"""
+    assert _python(code, tmp_path) == [True] * 5

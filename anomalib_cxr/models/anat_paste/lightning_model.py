@@ -200,12 +200,6 @@ class AnatPaste(OneClassTraining, AnomalibModule):  # type: ignore[misc]  # as i
         self.log("train_loss", loss, prog_bar=True, on_step=True, on_epoch=False)
         return loss
 
-    def validation_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        """Score a batch; scores stay raw until the post-processor has its statistics."""
-        del args, kwargs
-        predictions = self.model(batch.image)
-        return batch.update(**predictions._asdict())
-
     def build_bank(self, loader: DataLoader) -> None:
         """Embed the training images as references of the density."""
         embeddings = [self.model.embed(images) for images in self.pre_processed(loader)]
