@@ -16,11 +16,14 @@ SWITCH = "ANOMALIB_CXR_PLUGIN"
 #: Where Anomalib looks bare class names up, and the package of ours whose public classes go there.
 _REGISTRIES = {"anomalib.data": "anomalib_cxr.data", "anomalib.models": "anomalib_cxr.models"}
 
+#: Where Anomalib keeps its subcommands.
+_PIPELINES = "anomalib.cli.pipelines"
+
 _imported: set[str] = set()
 
 
 def register() -> None:
-    """Make Anomalib know this package's models, datamodules and readers.
+    """Make Anomalib know this package's models, datamodules, readers and subcommands.
 
     Does nothing the second time, and nothing when the environment variable ``ANOMALIB_CXR_PLUGIN`` is ``0``.
 
@@ -31,6 +34,8 @@ def register() -> None:
         return
     for registry, ours in _REGISTRIES.items():
         _register(importlib.import_module(registry), importlib.import_module(ours))
+    importlib.import_module(_PIPELINES)
+    _register_subcommands()
 
 
 def on_import(module_name: str) -> None:
@@ -41,8 +46,11 @@ def on_import(module_name: str) -> None:
 
     Args:
         module_name: A registry of Anomalib, the package of ours that goes there, or a package of Anomalib's that
-            reads files.
+            reads files or lists subcommands.
     """
+    if module_name == _PIPELINES:
+        _register_subcommands()
+        return
     if module_name not in {*_REGISTRIES, *_REGISTRIES.values()}:
         _wrap_reading()
         return
@@ -67,6 +75,11 @@ def unregister() -> None:
             if getattr(registry, name, None) is cls:
                 delattr(registry, name)
         getattr(registry, "ALLOWED_MODULES", set()).discard(our_name)
+    if _PIPELINES in sys.modules:
+        from anomalib_cxr.pipelines import SUBCOMMANDS
+
+        for name in SUBCOMMANDS:
+            (sys.modules[_PIPELINES].PIPELINE_REGISTRY or {}).pop(name, None)
 
 
 def _register(registry: ModuleType, ours: ModuleType) -> None:
@@ -78,6 +91,14 @@ def _register(registry: ModuleType, ours: ModuleType) -> None:
     if registry.__name__ == "anomalib.models":
         registry.ALLOWED_MODULES.add(ours.__name__)
     _wrap_reading()
+
+
+def _register_subcommands() -> None:
+    from anomalib_cxr.pipelines import SUBCOMMANDS
+
+    registry = sys.modules[_PIPELINES].PIPELINE_REGISTRY
+    if registry is not None:  # None where Anomalib was installed without its pipelines
+        registry.update(SUBCOMMANDS)
 
 
 def _wrap_reading() -> None:

@@ -8,13 +8,14 @@ switches it off.
 import sys
 
 # Registries of Anomalib and the packages whose classes go there (whichever of a pair is imported last registers), and
-# two packages that read files.
+# packages that read files or list subcommands.
 _TARGETS = frozenset(
     {
         "anomalib.models",
         "anomalib.data",
         "anomalib_cxr.models",
         "anomalib_cxr.data",
+    "anomalib.cli.pipelines",
     "anomalib.deploy",
     "anomalib.visualization",
     }

@@ -135,6 +135,33 @@ def test_stock_benchmark_runs_our_classes_bare_and_dotted(tmp_path: Path) -> Non
     assert "Traceback" not in printed, printed[-3000:]
 
 
+def test_prepare_fills_the_cache_and_names_what_it_cannot_read(tmp_path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    for split, label in (
+        ("train", "normal"),
+        ("val", "normal"),
+        ("val", "abnormal"),
+        ("test", "normal"),
+        ("test", "abnormal"),
+    ):
+        folder = tmp_path / "data" / split / label
+        folder.mkdir(parents=True)
+        for i in range(2):
+            pixels = np.random.default_rng(i).integers(0, 255, (40, 40), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{split}{label}{i}.png")
+    broken = tmp_path / "data" / "train" / "normal" / "trainnormal0.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    arguments = ["--data", "RadiographTable", "--data.root", str(tmp_path / "data"), "--data.cache_size", "32"]
+    arguments += ["--data.cache_dir", str(tmp_path / "cache"), "--data.num_workers", "0"]
+    done = _run(str(SCRIPTS / "anomalib"), "prepare", *arguments, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr[-3000:]
+    assert "9 of 10 images are in the cache" in done.stdout
+    assert "trainnormal0.png" in done.stdout + done.stderr
+    assert any(path.is_file() for path in (tmp_path / "cache").rglob("*"))
+
+
 @pytest.mark.parametrize("flags", [[], ["--editable"]], ids=["wheel", "editable"])
 def test_install_brings_the_hook_and_uninstall_takes_it_away(tmp_path: Path, flags: list[str]) -> None:
     pytest.importorskip("hatchling")
