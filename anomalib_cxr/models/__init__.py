@@ -1,5 +1,6 @@
 """Anomaly detectors for chest radiographs, as Anomalib modules."""
 
 from anomalib_cxr.models.anat_paste import AnatPaste
+from anomalib_cxr.models.multires_patch_ssl import MultiResPatchSSL
 
-__all__ = ["AnatPaste"]
+__all__ = ["AnatPaste", "MultiResPatchSSL"]

@@ -30,7 +30,7 @@ Variant = Literal["anatpaste", "cutpaste_normal", "cutpaste_scar", "cutpaste_3wa
 
 #: What ``preset`` sets; an argument given by the user wins. "laptop" is ours, "paper" is Sato et al.'s schedule.
 PRESETS: dict[str, dict[str, Any]] = {
-    "laptop": {"image_size": 128, "max_steps": 400, "steps_per_epoch": 100},
+    "laptop": {"image_size": 128, "max_steps": 250, "steps_per_epoch": 50},
     "paper": {"image_size": 256, "max_steps": 256 * 256, "steps_per_epoch": 10 * 256},
 }
 
@@ -49,7 +49,7 @@ class AnatPaste(OneClassTraining, AnomalibModule):  # type: ignore[misc]  # as i
     normalisation of scores, which keeps their ranks, and the pixel threshold.
 
     Args:
-        preset: ``"laptop"`` (128² input, 400 steps, validation every 100; ours) or ``"paper"`` (256², 256 × 256 steps,
+        preset: ``"laptop"`` (128² input, 250 steps, validation every 50; ours) or ``"paper"`` (256², 256 × 256 steps,
             validation every 10 × 256). ``image_size``, ``max_steps`` and ``steps_per_epoch`` override it.
         image_size: Side of the square model input in pixels.
         max_steps: Optimiser steps of the whole training.
@@ -156,6 +156,8 @@ class AnatPaste(OneClassTraining, AnomalibModule):  # type: ignore[misc]  # as i
         self.lung_masks: LungMasks | None = None
         with seeded(seed):
             self.model = AnatPasteModel(backbone, pre_trained, head_layers, self.pasting.num_classes, bandwidth)
+        # A third faster on CPU, and what tensor cores want; the weights stay the same numbers.
+        self.model.backbone.to(memory_format=torch.channels_last)
 
     def on_fit_start(self) -> None:
         """Segment the lungs of all training images, once."""

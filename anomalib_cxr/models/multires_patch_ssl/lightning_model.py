@@ -71,8 +71,8 @@ class MultiResPatchSSL(OneClassTraining, AnomalibModule):  # type: ignore[misc] 
     With ``pre_trained=True`` and ``max_steps=0`` nothing is trained, and the banks hold frozen timm features.
 
     Args:
-        preset: ``"laptop"`` (256² input, patches of W/16 … W/2 at 32 px, ResNet-18, PCA to 64 numbers, 60 steps;
-            ours) or ``"paper"`` (2048², ResNet-50, 256 patches a step). The arguments whose default is None override it.
+        preset: ``"laptop"`` (256² input, patches of W/16 … W/2 at 32 px, ResNet-18, PCA to 64, 60 steps; ours)
+            or ``"paper"`` (2048², ResNet-50, 256 patches a step). The arguments whose default is None override it.
         image_size: Side of the square model input in pixels.
         patch_sizes: Patch sides in pixels of the model's input.
         strides: Stride of each size, or one for all; None takes the size itself.

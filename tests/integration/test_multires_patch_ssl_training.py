@@ -1,0 +1,90 @@
+"""Whole MultiResPatchSSL runs on a tiny drawn set: reproducible, resumable, the chosen bank, faults."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from anomalib.engine import Engine
+from conftest import TinyRadiographs  # the folder's own conftest
+
+from anomalib_cxr.models import MultiResPatchSSL
+
+SMALL = {
+    "image_size": 64,
+    "patch_sizes": (16, 32),
+    "encoder_size": 16,
+    "backbone": "resnet10t",
+    "patches_per_step": 12,
+    "max_steps": 4,
+    "steps_per_epoch": 2,
+    "feature_dim": 8,
+    "bank_dtype": "float32",
+    "seed": 3,
+}
+
+
+def _engine(root: Path) -> Engine:
+    return Engine(default_root_dir=root, accelerator="cpu", devices=1, enable_progress_bar=False)
+
+
+def _fit(root: Path, data: TinyRadiographs, ckpt_path: Path | None = None, **kwargs) -> tuple[MultiResPatchSSL, Engine]:
+    model, engine = MultiResPatchSSL(**(SMALL | kwargs)), _engine(root)
+    engine.fit(model, datamodule=data, ckpt_path=ckpt_path)
+    return model, engine
+
+
+def _weights(root: Path) -> Path:
+    (folder,) = root.glob("MultiResPatchSSL/*/latest/weights/lightning")
+    return folder
+
+
+def test_resumed_run_equals_unbroken(tmp_path: Path, tiny_root: Path) -> None:
+    unbroken, _ = _fit(tmp_path / "unbroken", TinyRadiographs(tiny_root), checkpoint="last")
+    # The same schedule, stopped half-way: warm-up and cosine are those of four steps.
+    half = MultiResPatchSSL(**SMALL, checkpoint="last")
+    engine = Engine(
+        default_root_dir=tmp_path / "half", accelerator="cpu", devices=1, enable_progress_bar=False, max_time=None
+    )
+    half.max_steps = 2
+    half._rate_at = lambda step: MultiResPatchSSL._rate_at(unbroken, step)
+    engine.fit(half, datamodule=TinyRadiographs(tiny_root))
+    resumed, engine = _fit(
+        tmp_path / "resumed",
+        TinyRadiographs(tiny_root),
+        ckpt_path=_weights(tmp_path / "half") / "model.ckpt",
+        checkpoint="last",
+    )
+    assert engine.trainer.global_step == 4
+    a, b = unbroken.state_dict(), resumed.state_dict()
+    assert max((a[key].double() - b[key].double()).abs().max().item() for key in a if a[key].numel()) < 1e-6
+
+
+def test_printed_auroc_belongs_to_the_checkpoint_and_its_banks(tmp_path: Path, tiny_root: Path) -> None:
+    model, engine = MultiResPatchSSL(**SMALL), _engine(tmp_path)
+    (printed,) = engine.train(model, datamodule=TinyRadiographs(tiny_root))
+    fresh = MultiResPatchSSL.load_from_checkpoint(_weights(tmp_path) / "model.ckpt")
+    (again,) = _engine(tmp_path / "again").test(fresh, datamodule=TinyRadiographs(tiny_root))
+    assert again == pytest.approx(printed)
+
+
+def test_training_moves_every_encoder_and_frozen_none(tmp_path: Path, tiny_root: Path) -> None:
+    before = MultiResPatchSSL(**SMALL).model.encoders.state_dict()
+    trained, _ = _fit(tmp_path / "trained", TinyRadiographs(tiny_root), learning_rate=1.0)
+    after = trained.model.encoders.state_dict()
+    for size in ("0.", "1."):
+        assert any(not torch.equal(before[k], after[k]) for k in before if k.startswith(size) and k.endswith("weight"))
+    frozen, _ = _fit(tmp_path / "frozen", TinyRadiographs(tiny_root), max_steps=0)
+    kept = frozen.model.encoders.state_dict()
+    assert all(torch.equal(before[key], kept[key]) for key in before)
+    assert all(bank.search.is_fitted for bank in frozen.model.banks)
+
+
+def test_faults_name_themselves(tmp_path: Path, tiny_root: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"The loss of size 16 is nan at step \d+"):
+        _fit(tmp_path, TinyRadiographs(tiny_root), learning_rate=1e30, optimizer="sgd", warmup_steps=0)
+    with pytest.raises(ValueError, match=r"above max_bank_gib=1e-06"):
+        _fit(tmp_path, TinyRadiographs(tiny_root), max_bank_gib=1e-6)
+    with pytest.raises(ValueError, match="larger than image_size=64"):
+        MultiResPatchSSL(**(SMALL | {"patch_sizes": (128,)}))
+    with pytest.raises(ValueError, match="patches_per_step must be at least 2"):
+        MultiResPatchSSL(**(SMALL | {"patches_per_step": 1}))
