@@ -178,14 +178,14 @@ class OneClassTraining(_Base):
         del args, kwargs
         return self._scored(batch)
 
-    def test_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+    def test_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Score a batch; the post-processor normalises it afterwards."""
-        del args, kwargs
+        del batch_idx, args, kwargs
         return self._scored(batch)
 
-    def predict_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
         """Score a batch; the post-processor normalises it afterwards."""
-        del args, kwargs
+        del batch_idx, dataloader_idx
         return self._scored(batch)
 
     def _scored(self, batch: ImageBatch) -> STEP_OUTPUT:

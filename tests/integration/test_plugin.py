@@ -106,6 +106,21 @@ def test_command_line_trains_and_draws_pictures(two_runs: list[Path]) -> None:
         assert picture.convert("L").getextrema()[1] > 200
 
 
+def test_training_leaves_sheets_of_lungs_and_pasted_images(two_runs: list[Path]) -> None:
+    import numpy as np
+    from PIL import Image
+
+    sheets = two_runs[0] / "sheets"
+    outlined = np.asarray(Image.open(sheets / "lungs.png")).astype(int)
+    assert (outlined.max(axis=2) - outlined.min(axis=2) > 100).sum() > 200  # coloured outlines on grey films
+    originals, pasted, weights = np.array_split(
+        np.asarray(Image.open(sheets / "pasted.png").convert("L")).astype(int), 3
+    )
+    n = min(len(originals), len(pasted))
+    assert (abs(originals[:n] - pasted[:n]) > 20).mean() > 0.002
+    assert 0.001 < (weights > 100).mean() < 0.3
+
+
 def test_two_runs_agree_bit_for_bit(two_runs: list[Path]) -> None:
     import torch
 

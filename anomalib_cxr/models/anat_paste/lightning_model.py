@@ -2,6 +2,7 @@
 
 import logging
 import math
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import timm.optim
@@ -20,6 +21,7 @@ from torchvision.transforms.v2 import Transform
 from anomalib_cxr.anatomy import LungMasks
 from anomalib_cxr.augmentations import build_pasting, jitter_intensity
 from anomalib_cxr.data.step_order import seeded
+from anomalib_cxr.models.anat_paste.sheets import save_training_sheets
 from anomalib_cxr.models.anat_paste.torch_model import AnatPasteModel
 from anomalib_cxr.models.one_class import OneClassTraining
 from anomalib_cxr.models.pixel_preserving import refuse_moved_pixels
@@ -168,8 +170,13 @@ class AnatPaste(OneClassTraining, AnomalibModule):  # type: ignore[misc]  # as i
                 "preset=paper trains with batch 64, the datamodule has train_batch_size=%d.",
                 datamodule.train_batch_size,
             )
-        if not self.needs_lungs:
-            return
+        if self.needs_lungs:
+            self._segment_lungs()
+        if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
+            self._save_sheets(Path(self.trainer.default_root_dir) / "sheets")
+
+    def _segment_lungs(self) -> None:
+        datamodule = self.datamodule
         train_data = datamodule.train_data
         refuse_moved_pixels(train_data.augmentations)
         transform: Transform | None = self.pre_processor.transform if self.pre_processor else None
@@ -183,6 +190,16 @@ class AnatPaste(OneClassTraining, AnomalibModule):  # type: ignore[misc]  # as i
             paths, size=(size[0], size[1]), method=self.lung_method, num_workers=self.num_workers
         )
         logger.info(self.lung_masks.summary())
+
+    def _save_sheets(self, folder: Path) -> None:
+        """Save the first training images with their lungs and with something pasted, to look at."""
+        dataset = self._without_augmentation(self.datamodule.train_data)
+        loader = DataLoader(dataset, batch_size=min(8, len(dataset)), collate_fn=dataset.collate_fn)
+        images = next(self.pre_processed(loader)).mean(dim=1, keepdim=True)
+        paths = [str(path) for path in dataset.samples.image_path[: len(images)]]
+        lungs = self.lung_masks.lookup(paths).to(images.device) if self.lung_masks else None
+        save_training_sheets(folder, images, lungs, self.pasting, self.seed)
+        logger.info("Look at %s: lungs and pasted anomalies of the first training images.", folder)
 
     def training_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Classify normal images and the same images with something pasted."""
