@@ -63,3 +63,9 @@ def test_other_pooling_is_refused_by_name(backbone: str) -> None:
 def test_unknown_backbone_is_refused() -> None:
     with pytest.raises(ValueError, match="timm knows no model 'resnet19x'"):
         AnatPasteModel("resnet19x")
+
+
+def test_residual_branches_start_open() -> None:
+    norms = [module for module in AnatPasteModel("resnet18").modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert len(norms) == 20
+    assert all(torch.equal(norm.weight, torch.ones_like(norm.weight)) for norm in norms)
