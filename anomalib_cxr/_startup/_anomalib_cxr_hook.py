@@ -15,9 +15,9 @@ _TARGETS = frozenset(
         "anomalib.data",
         "anomalib_cxr.models",
         "anomalib_cxr.data",
-    "anomalib.cli.pipelines",
-    "anomalib.deploy",
-    "anomalib.visualization",
+        "anomalib.cli.pipelines",
+        "anomalib.deploy",
+        "anomalib.visualization",
     }
 )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from anomalib.engine import Engine
-from conftest import TinyRadiographs  # the folder's own conftest
+from tiny_radiographs import TinyRadiographs
 
 from anomalib_cxr.models import AnatPaste
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from anomalib.engine import Engine
 from lightning.pytorch import Callback
-from conftest import TinyRadiographs
+from tiny_radiographs import TinyRadiographs
 from anomalib_cxr.models import AnatPaste
 
 class Rebuild(Callback):

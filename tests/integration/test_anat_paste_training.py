@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from anomalib.engine import Engine
-from conftest import TinyRadiographs  # the folder's own conftest
 from lightning.pytorch import Callback
+from tiny_radiographs import TinyRadiographs
 from torchvision.transforms import v2
 
 from anomalib_cxr.models import AnatPaste

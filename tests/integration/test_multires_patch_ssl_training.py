@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from anomalib.engine import Engine
-from conftest import TinyRadiographs  # the folder's own conftest
+from tiny_radiographs import TinyRadiographs
 
 from anomalib_cxr.models import MultiResPatchSSL
 
