@@ -1,0 +1,37 @@
+"""Pictures to check a training by: the lungs that were found, and what is pasted into them; ours."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from anomalib_cxr.augmentations import Pasting
+from anomalib_cxr.imaging import contact_sheet
+
+
+def save_training_sheets(
+    folder: Path, images: torch.Tensor, lungs: torch.Tensor | None, pasting: Pasting, seed: int
+) -> None:
+    """Write ``lungs.png`` (masks outlined) and ``pasted.png`` (each image, below it pasted, below that the weights).
+
+    Args:
+        folder: Where to write; made if it does not exist.
+        images: Grey training images in [0, 1], (B, 1, H, W).
+        lungs: Their lung masks, (B, 1, H, W), or None where none are used; then there is no ``lungs.png``.
+        pasting: The augmentation.
+        seed: Seed of what is pasted.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    originals = _arrays(images)
+    if lungs is not None:
+        masks = [mask[0].numpy() for mask in lungs.cpu()]
+        Image.fromarray(contact_sheet(originals, masks=masks)).save(folder / "lungs.png")
+    pictures = list(originals)
+    for pasted in pasting(images, lungs, torch.Generator().manual_seed(seed)):
+        pictures += [*_arrays(pasted.image), *_arrays(pasted.mask)]
+    Image.fromarray(contact_sheet(pictures, columns=len(originals))).save(folder / "pasted.png")
+
+
+def _arrays(images: torch.Tensor) -> list[np.ndarray]:
+    return [image[0].numpy() for image in images.float().cpu()]
