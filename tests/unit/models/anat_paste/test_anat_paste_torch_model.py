@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from anomalib_cxr.models.anat_paste.torch_model import AnatPasteModel
+from anomalib_cxr.models.anat_paste.torch_model import AnatPasteModel, enlarge
 
 
 def _model(num_classes: int = 2, head_layers: int = 2, backbone: str = "resnet18") -> AnatPasteModel:
@@ -69,3 +69,19 @@ def test_residual_branches_start_open() -> None:
     norms = [module for module in AnatPasteModel("resnet18").modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert len(norms) == 20
     assert all(torch.equal(norm.weight, torch.ones_like(norm.weight)) for norm in norms)
+
+
+def test_enlarged_map_keeps_place_and_range_and_falls_at_the_rim() -> None:
+    cam = torch.zeros(2, 1, 4, 4)
+    cam[0, 0, 1, 2] = 3.0  # an inner cell, of rows 32 … 63 and columns 64 … 95
+    cam[1, 0, 0, 0] = 3.0  # a corner cell
+    cam -= 1.0
+    large = enlarge(cam, 128, 128)
+    assert large.shape == (2, 1, 128, 128)
+    assert large.min() == -1.0
+    plain = torch.nn.functional.interpolate(cam, size=(128, 128), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(large[0, :, 16:112, 16:112], plain[0, :, 16:112, 16:112])
+    row, column = divmod(int(large[1].argmax()), 128)
+    assert 14 <= row <= 17
+    assert 14 <= column <= 17
+    assert large[1, 0, 0, 0] < 0.0 < plain[1, 0, 0, 0]
