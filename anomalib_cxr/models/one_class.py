@@ -20,6 +20,8 @@ from torchvision.transforms.v2 import Resize
 
 from anomalib_cxr.data.step_order import StepDataset, StepSampler, mix_seed
 from anomalib_cxr.models.checkpoint_choice import MONITOR, CheckpointChoice
+from anomalib_cxr.models.deployable import DeployableExport
+from anomalib_cxr.models.exact_resize import ExactResizePreProcessor
 from anomalib_cxr.models.post_processor import RankPreservingPostProcessor
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ else:
 logger = logging.getLogger(__name__)
 
 
-class OneClassTraining(_Base):
+class OneClassTraining(DeployableExport, _Base):
     """Mixin for an ``AnomalibModule`` that learns from normal images and scores against a bank of them.
 
     A subclass sets ``seed``, ``max_steps``, ``steps_per_epoch`` and ``checkpoint`` in its constructor, and implements
@@ -98,8 +100,8 @@ class OneClassTraining(_Base):
 
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
-        """Resize only: intensities are normalised inside the model, so that they are exported with it."""
-        return PreProcessor(transform=Resize(image_size or (256, 256), antialias=True))
+        """Resize only, exported as it is: intensities are normalised inside the model."""
+        return ExactResizePreProcessor(transform=Resize(image_size or (256, 256), antialias=True))
 
     def configure_post_processor(self) -> RankPreservingPostProcessor:
         """Post-processing that keeps ranks."""
@@ -209,7 +211,7 @@ class OneClassTraining(_Base):
 
     def _rebuild_bank(self) -> None:
         datamodule = self.datamodule
-        dataset = self._without_augmentation(datamodule.train_data)
+        dataset = self.without_augmentation(datamodule.train_data)
         share: Any = dataset
         if self.trainer.world_size > 1:
             share = Subset(dataset, range(self.trainer.global_rank, len(dataset), self.trainer.world_size))
@@ -227,7 +229,7 @@ class OneClassTraining(_Base):
         self.train(training)
         self._bank_step = self.trainer.global_step
 
-    def _without_augmentation(self, dataset: AnomalibDataset) -> AnomalibDataset:
+    def without_augmentation(self, dataset: AnomalibDataset) -> AnomalibDataset:
         """View of the data set with the model's own resizing and nothing else."""
         plain = copy.copy(dataset)
         resizes = extract_transforms_by_type(self.pre_processor.transform, Resize) if self.pre_processor else []

@@ -25,6 +25,7 @@ from anomalib_cxr.models.anat_paste.sheets import save_training_sheets
 from anomalib_cxr.models.anat_paste.torch_model import AnatPasteModel
 from anomalib_cxr.models.one_class import OneClassTraining
 from anomalib_cxr.models.pixel_preserving import refuse_moved_pixels
+from anomalib_cxr.models.schedule import warmup_cosine
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +194,7 @@ class AnatPaste(OneClassTraining, AnomalibModule):  # type: ignore[misc]  # as i
 
     def _save_sheets(self, folder: Path) -> None:
         """Save the first training images with their lungs and with something pasted, to look at."""
-        dataset = self._without_augmentation(self.datamodule.train_data)
+        dataset = self.without_augmentation(self.datamodule.train_data)
         loader = DataLoader(dataset, batch_size=min(8, len(dataset)), collate_fn=dataset.collate_fn)
         images = next(self.pre_processed(loader)).mean(dim=1, keepdim=True)
         paths = [str(path) for path in dataset.samples.image_path[: len(images)]]
@@ -239,10 +240,8 @@ class AnatPaste(OneClassTraining, AnomalibModule):  # type: ignore[misc]  # as i
 
     def _rate_at(self, step: int) -> float:
         """Factor on the learning rate at a step."""
-        warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        if self.lr_schedule == "constant":
-            return warmup
-        return warmup * 0.5 * (1.0 + math.cos(math.pi * min(step, self.max_steps) / self.max_steps))
+        decay_ends = self.max_steps if self.lr_schedule == "cosine" else math.inf
+        return warmup_cosine(step, self.warmup_steps, decay_ends)
 
 
 def _require(condition: bool, message: str) -> None:

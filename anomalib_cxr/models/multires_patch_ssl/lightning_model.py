@@ -1,7 +1,6 @@
 """MultiResPatchSSL as an Anomalib module: training glue."""
 
 import logging
-import math
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
@@ -24,6 +23,7 @@ from anomalib_cxr.models.multires_patch_ssl.reference_bank import BankDtype, Sel
 from anomalib_cxr.models.multires_patch_ssl.torch_model import Features, MultiResPatchSSLModel, Score, grey
 from anomalib_cxr.models.multires_patch_ssl.views import SimCLRViews
 from anomalib_cxr.models.one_class import OneClassTraining
+from anomalib_cxr.models.schedule import warmup_cosine
 
 logger = logging.getLogger(__name__)
 
@@ -292,7 +292,4 @@ class MultiResPatchSSL(OneClassTraining, AnomalibModule):  # type: ignore[misc] 
 
     def _rate_at(self, step: int) -> float:
         """Factor on the learning rate at a step."""
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        span = max(1, self.max_steps - self.warmup_steps)
-        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (step - self.warmup_steps) / span)))
+        return warmup_cosine(step, self.warmup_steps, self.max_steps)

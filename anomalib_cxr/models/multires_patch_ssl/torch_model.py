@@ -238,7 +238,7 @@ class MultiResPatchSSLModel(nn.Module):
             Bytes, one entry for each patch size.
         """
         sizes = []
-        for i, bank in enumerate(self._banks()):
+        for i, bank in enumerate(self.reference_banks()):
             grid, encoder = self.grid(i, image_size), self.encoder(i)
             dim = encoder.map_features if self.feature_kind == "map" else encoder.num_features
             dtype: BankDtype = str(bank.search.references.dtype).removeprefix("torch.")  # type: ignore[assignment]
@@ -273,7 +273,7 @@ class MultiResPatchSSLModel(nn.Module):
         index = index.to(features[0].device)
         chosen = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))[: self.statistics_images]
         chosen = chosen.sort().values.to(index.device)
-        for i, bank in enumerate(self._banks()):
+        for i, bank in enumerate(self.reference_banks()):
             bank.fit(features[i], index)
             scores = torch.cat([bank(features[i][part], index[part])[0].flatten() for part in chosen.split(16)])
             counted = scores[scores.isfinite()].double()
@@ -293,7 +293,8 @@ class MultiResPatchSSLModel(nn.Module):
             # Identical training images: nothing to divide by, and the map is 0 where they are matched.
             self.score_std[i] = torch.where(std > 1e-6 * mean, std, 1.0)
 
-    def _banks(self) -> list[ReferenceBank]:
+    def reference_banks(self) -> list[ReferenceBank]:
+        """Banks in the order of ``patch_sizes``."""
         return [bank for bank in self.banks if isinstance(bank, ReferenceBank)]
 
     # ----------------------------------------------------------------------- score
@@ -307,14 +308,28 @@ class MultiResPatchSSLModel(nn.Module):
         Returns:
             ``pred_score`` of shape ``(B,)`` and ``anomaly_map`` of shape ``(B, 1, H, W)``; higher is more abnormal.
         """
-        maps = self.maps(image)
-        weights = maps.new_tensor(self.weights)
+        anomaly_map = self.fuse(self.maps(image))
+        return InferenceBatch(pred_score=self.image_score(anomaly_map), anomaly_map=anomaly_map)
+
+    def fuse(self, maps: Tensor, weights: Sequence[float] | None = None) -> Tensor:
+        """Standardise the maps of all sizes and average them.
+
+        Args:
+            maps: One map for each patch size, shape ``(B, S, H, W)``.
+            weights: Weight of each size instead of the model's own.
+
+        Returns:
+            Fused map of shape ``(B, 1, H, W)``.
+        """
+        factors = maps.new_tensor(self.weights if weights is None else weights)
         mean, std = self.score_mean.to(maps), self.score_std.to(maps)
         standard = (maps - mean[:, None, None]) / std[:, None, None]
-        anomaly_map = (standard * (weights / weights.sum())[:, None, None]).sum(1, keepdim=True)
+        return (standard * (factors / factors.sum())[:, None, None]).sum(1, keepdim=True)
+
+    def image_score(self, anomaly_map: Tensor) -> Tensor:
+        """Image score of maps ``(B, 1, H, W)``: their highest pixel, or the mean of the highest; shape ``(B,)``."""
         flat = anomaly_map.flatten(1)
-        score = flat.amax(1) if self.score == "max" else top_q_mean(flat, self.top_q)
-        return InferenceBatch(pred_score=score, anomaly_map=anomaly_map)
+        return flat.amax(1) if self.score == "max" else top_q_mean(flat, self.top_q)
 
     def maps(self, image: Tensor) -> Tensor:
         """Distance maps before fusion, for explanation and ablation.
@@ -326,12 +341,21 @@ class MultiResPatchSSLModel(nn.Module):
             One map for each patch size, shape ``(B, S, H, W)``.
         """
         height, width = image.shape[-2:]
-        features = self.features(image)
-        with _full_precision(image):
-            return torch.cat(
-                [self.grid(i, (height, width)).spread(bank(features[i])[0]) for i, bank in enumerate(self._banks())],
-                dim=1,
-            )
+        return self.maps_of(self.features(image), (height, width))
+
+    def maps_of(self, features: Sequence[Tensor], image_size: tuple[int, int]) -> Tensor:
+        """Distance maps of features that are there already.
+
+        Args:
+            features: What :meth:`features` gave, for each size ``(B, rows, cols, D)``.
+            image_size: Height and width of the images.
+
+        Returns:
+            One map for each patch size, shape ``(B, S, H, W)``.
+        """
+        with _full_precision(features[0]):
+            found = [bank(part)[0] for bank, part in zip(self.reference_banks(), features, strict=True)]
+            return torch.cat([self.grid(i, image_size).spread(distances) for i, distances in enumerate(found)], dim=1)
 
     def nearest_references(self, image: Tensor) -> list[NearestReferences]:
         """Explain: which training patch each patch was compared with.
@@ -343,7 +367,7 @@ class MultiResPatchSSLModel(nn.Module):
             One entry for each patch size.
         """
         found = []
-        for size, features, bank in zip(self.patch_sizes, self.features(image), self._banks(), strict=True):
+        for size, features, bank in zip(self.patch_sizes, self.features(image), self.reference_banks(), strict=True):
             distance, index = bank(features)
             found.append(NearestReferences(size, distance, *index.unbind(-1)))
         return found
