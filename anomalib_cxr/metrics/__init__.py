@@ -1,0 +1,62 @@
+"""What Anomalib and torchmetrics lack: thresholds, p-values and intervals for image-level scores.
+
+Functions of scores and labels, and thin metric classes for Anomalib's Evaluator. Nothing here knows a model or data.
+"""
+
+from anomalib_cxr.metrics.bootstrap import Interval, Run, bootstrap_difference, bootstrap_intervals
+from anomalib_cxr.metrics.conformal import conformal_p_values
+from anomalib_cxr.metrics.delong import DeLongTest, delong_covariance, delong_test
+from anomalib_cxr.metrics.evaluator_metrics import (
+    AUPR,
+    AUROC,
+    Accuracy,
+    F1Score,
+    Precision,
+    Sensitivity,
+    SensitivityAtSpecificity,
+    Specificity,
+    SpecificityAtSensitivity,
+)
+from anomalib_cxr.metrics.findings import finding_table
+from anomalib_cxr.metrics.image_level import image_metrics
+from anomalib_cxr.metrics.predictions import PredictionsError, check_same_images, read_predictions, write_predictions
+from anomalib_cxr.metrics.thresholds import (
+    OperatingPoint,
+    best_f1_threshold,
+    normal_threshold,
+    sensitivity_at_specificity,
+    sensitivity_threshold,
+    specificity_at_sensitivity,
+)
+
+__all__ = [
+    "AUPR",
+    "AUROC",
+    "Accuracy",
+    "DeLongTest",
+    "F1Score",
+    "Interval",
+    "OperatingPoint",
+    "Precision",
+    "PredictionsError",
+    "Run",
+    "Sensitivity",
+    "SensitivityAtSpecificity",
+    "Specificity",
+    "SpecificityAtSensitivity",
+    "best_f1_threshold",
+    "bootstrap_difference",
+    "bootstrap_intervals",
+    "check_same_images",
+    "conformal_p_values",
+    "delong_covariance",
+    "delong_test",
+    "finding_table",
+    "image_metrics",
+    "normal_threshold",
+    "read_predictions",
+    "sensitivity_at_specificity",
+    "sensitivity_threshold",
+    "specificity_at_sensitivity",
+    "write_predictions",
+]

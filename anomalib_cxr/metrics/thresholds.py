@@ -1,0 +1,150 @@
+"""Thresholds and operating points. Give these functions validation scores; a threshold chosen on test is none.
+
+An image is called abnormal if its score is at least the threshold.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from anomalib_cxr.metrics.checks import absent_class, check_labelled, check_scores
+
+
+class OperatingPoint(NamedTuple):
+    """A threshold and what it gives on the images that it was chosen on."""
+
+    threshold: float
+    sensitivity: float
+    specificity: float
+
+
+def best_f1_threshold(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Choose the threshold of the highest F1; among equals the highest threshold.
+
+    Args:
+        scores: (n,) validation scores.
+        labels: (n,) 0 for normal, 1 for abnormal.
+
+    Returns:
+        One of the scores.
+
+    Raises:
+        ValueError: If a class is missing, or scores or labels are unusable.
+    """
+    thresholds, found, alarms, abnormal, _ = _counts(scores, labels)
+    f1 = 2 * found / (found + alarms + abnormal)
+    return float(thresholds[np.argmax(f1)])
+
+
+def sensitivity_threshold(scores: npt.ArrayLike, labels: npt.ArrayLike, sensitivity: float) -> float:
+    """Choose the highest threshold that finds a share of the abnormal images.
+
+    Args:
+        scores: (n,) validation scores.
+        labels: (n,) 0 for normal, 1 for abnormal.
+        sensitivity: Share to find, in (0, 1].
+
+    Returns:
+        One of the scores.
+
+    Raises:
+        ValueError: If a class is missing, ``sensitivity`` is out of range, or scores or labels are unusable.
+    """
+    return specificity_at_sensitivity(scores, labels, sensitivity).threshold
+
+
+def normal_threshold(normal_scores: npt.ArrayLike, false_positive_rate: float) -> float:
+    """Choose a threshold without any abnormal image, from normal ones alone.
+
+    It calls exactly those images abnormal whose conformal p-value
+    (:func:`~anomalib_cxr.metrics.conformal.conformal_p_values`) is at most the false-positive rate, so that new normal
+    images, exchangeable with these, are called abnormal with at most that probability.
+
+    Args:
+        normal_scores: (n,) scores of normal validation images.
+        false_positive_rate: Highest probability of a false alarm, in (0, 1).
+
+    Returns:
+        Threshold just above the highest score that must not alarm.
+
+    Raises:
+        ValueError: If the rate is out of range, or too low to be told from so few images.
+    """
+    scores = check_scores(normal_scores, what="scores of normal images")
+    _check_share("false_positive_rate", false_positive_rate, below_one=True)
+    # Rounding must not take a whole image off: 0.1 · (9 + 1) is one alarm.
+    alarms = int(np.floor(false_positive_rate * (len(scores) + 1) + 1e-9)) - 1
+    if alarms < 0:
+        needed = int(np.ceil(1 / false_positive_rate - 1e-9)) - 1
+        msg = (
+            f"A false-positive rate of {false_positive_rate:g} needs scores of at least {needed} normal images, "
+            f"there are {len(scores)}."
+        )
+        raise ValueError(msg)
+    return float(np.nextafter(np.sort(scores)[::-1][alarms], np.inf))
+
+
+def sensitivity_at_specificity(scores: npt.ArrayLike, labels: npt.ArrayLike, specificity: float) -> OperatingPoint:
+    """Find the highest sensitivity among the thresholds of at least a specificity.
+
+    Args:
+        scores: (n,) scores.
+        labels: (n,) 0 for normal, 1 for abnormal.
+        specificity: Lowest specificity, in (0, 1].
+
+    Returns:
+        The operating point. Its threshold lies above all scores where only calling nothing abnormal is so specific.
+
+    Raises:
+        ValueError: If a class is missing, ``specificity`` is out of range, or scores or labels are unusable.
+    """
+    _check_share("specificity", specificity)
+    thresholds, found, alarms, abnormal, normal = _counts(scores, labels)
+    allowed = np.flatnonzero(1 - alarms / normal >= specificity - 1e-12)
+    if not len(allowed):
+        return OperatingPoint(float(np.nextafter(thresholds[0], np.inf)), 0.0, 1.0)
+    best = allowed[np.argmax(found[allowed])]
+    return OperatingPoint(float(thresholds[best]), float(found[best] / abnormal), float(1 - alarms[best] / normal))
+
+
+def specificity_at_sensitivity(scores: npt.ArrayLike, labels: npt.ArrayLike, sensitivity: float) -> OperatingPoint:
+    """Find the highest specificity among the thresholds of at least a sensitivity.
+
+    Args:
+        scores: (n,) scores.
+        labels: (n,) 0 for normal, 1 for abnormal.
+        sensitivity: Lowest sensitivity, in (0, 1].
+
+    Returns:
+        The operating point.
+
+    Raises:
+        ValueError: If a class is missing, ``sensitivity`` is out of range, or scores or labels are unusable.
+    """
+    _check_share("sensitivity", sensitivity)
+    thresholds, found, alarms, abnormal, normal = _counts(scores, labels)
+    best = np.flatnonzero(found / abnormal >= sensitivity - 1e-12)[0]
+    return OperatingPoint(float(thresholds[best]), float(found[best] / abnormal), float(1 - alarms[best] / normal))
+
+
+def _counts(
+    scores: npt.ArrayLike, labels: npt.ArrayLike
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[Any], npt.NDArray[Any], int, int]:
+    """Distinct scores, highest first; abnormal and normal images of at least each; how many there are of both."""
+    values, truth = check_labelled(scores, labels)
+    missing = absent_class(truth)
+    if missing:
+        msg = f"A threshold cannot be chosen: none of the {len(values)} images is {missing}."
+        raise ValueError(msg)
+    order = np.argsort(-values, kind="stable")
+    values, truth = values[order], truth[order]
+    last = np.flatnonzero(np.r_[values[1:] != values[:-1], True])
+    found, alarms = np.cumsum(truth)[last], np.cumsum(~truth)[last]
+    return values[last], found, alarms, int(truth.sum()), int((~truth).sum())
+
+
+def _check_share(name: str, value: float, below_one: bool = False) -> None:
+    if not (0 < value < 1 or (value == 1 and not below_one)):
+        msg = f"{name} must lie in (0, {'1)' if below_one else '1]'}, got {value}."
+        raise ValueError(msg)
