@@ -221,6 +221,7 @@ class OneClassTraining(DeployableExport, _Base):
             num_workers=datamodule.num_workers,
             collate_fn=datamodule.external_collate_fn or dataset.collate_fn,
         )
+        self._agree_on_statistics()
         training = self.training
         self.eval()
         # Validation runs in inference mode, whose tensors could not be updated in place by a later load_state_dict.
@@ -228,6 +229,19 @@ class OneClassTraining(DeployableExport, _Base):
             self.build_bank(loader)
         self.train(training)
         self._bank_step = self.trainer.global_step
+
+    def _agree_on_statistics(self) -> None:
+        """Take the first process's running statistics, as DDP does before each step, and as the checkpoint has them.
+
+        Batch normalisation has just updated them from each process's own images: without this, each share of the bank
+        would come from another encoder.
+        """
+        if self.trainer.world_size == 1:
+            return
+        for module in self.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                for buffer in module.buffers():
+                    torch.distributed.broadcast(buffer, src=0)
 
     def without_augmentation(self, dataset: AnomalibDataset) -> AnomalibDataset:
         """View of the data set with the model's own resizing and nothing else."""
