@@ -4,6 +4,7 @@ import logging
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,7 @@ from anomalib.data.utils import TestSplitMode, ValSplitMode
 from torchvision.transforms.v2 import Transform
 
 from anomalib_cxr.data.dataset import RadiographDataset
+from anomalib_cxr.data.manifest import read_manifest
 from anomalib_cxr.data.splits import ABNORMAL, LABELS, NORMAL, SPLITS
 from anomalib_cxr.imaging.cache import ImageCache
 
@@ -101,6 +103,33 @@ class RadiographDataModule(AnomalibDataModule):
         if self._samples is None:
             self._samples = check_samples(self.make_samples(), name=self.name)
         return self._samples
+
+    @property
+    def split_hash(self) -> str:
+        """SHA-256 that says which split this is: of the split manifest, or of the rows where there is none."""
+        manifest = getattr(self, "split_manifest", None)
+        if manifest is not None and Path(manifest).is_file():
+            return str(read_manifest(manifest, self.name)[1]["sha256"])
+        samples = self.samples
+        images = [Path(path) for path in samples["image_path"]]
+        names = [
+            path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path) for path in images
+        ]
+        rows = sorted(zip(names, *(samples[column] for column in ("patient_id", "label", "split")), strict=True))
+        return sha256("\n".join("\0".join(map(str, row)) for row in rows).encode("utf-8", "surrogatepass")).hexdigest()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Set up the splits, and have every run write what it predicts.
+
+        Args:
+            stage: As in Lightning.
+        """
+        super().setup(stage)
+        if self.trainer is not None:
+            # Imported here: the callback needs Anomalib's models, which are half-way imported when this module is.
+            from anomalib_cxr.callbacks.predictions_writer import attach_predictions_writer
+
+            attach_predictions_writer(self.trainer)
 
     def make_dataset(self, samples: pd.DataFrame) -> RadiographDataset:
         """Make the dataset of one split; a subclass with masks of its own kind overrides this.

@@ -118,6 +118,12 @@ class OneClassTraining(DeployableExport, _Base):
         """Datamodule of the running fit."""
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
+    @property
+    def chosen_checkpoint(self) -> str | None:
+        """Checkpoint whose weights the last fit ended with; None where they are those of its last step."""
+        choice: CheckpointChoice | None = vars(self).get("_choice")
+        return None if choice is None or choice.choose == "last" else choice.best_path
+
     # ------------------------------------------------------------------ training order and randomness
 
     def setup(self, stage: str) -> None:

@@ -1,0 +1,5 @@
+"""Lightning callbacks for any Anomalib model; they know neither models nor data sets of ours."""
+
+from anomalib_cxr.callbacks.predictions_writer import PredictionsWriter
+
+__all__ = ["PredictionsWriter"]

@@ -1,0 +1,73 @@
+"""Predictions of several processes, and of a model that ends with an earlier checkpoint."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from anomalib.engine import Engine
+from tiny_radiographs import TinyRadiographs
+
+from anomalib_cxr.metrics import read_predictions
+from anomalib_cxr.models import AnatPaste
+
+CALLBACK_TESTS = Path(__file__).parents[1] / "unit" / "callbacks"
+
+TEST_IN_TWO = """
+import sys
+from pathlib import Path
+from anomalib.engine import Engine
+from grey_films import GreyFilms, GreyModel
+
+root = Path(sys.argv[1])
+for devices in (2, 1):
+    for run in ("validate", "test"):
+        engine = Engine(default_root_dir=root / f"{run}_on_{devices}", accelerator="cpu", devices=devices,
+                        enable_progress_bar=False, strategy="ddp_fork" if devices > 1 else "auto")
+        getattr(engine, run)(GreyModel(), datamodule=GreyFilms(root / "data"))
+"""
+
+
+def test_two_processes_write_what_one_writes(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TEST_IN_TWO, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(CALLBACK_TESTS), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for run, name in (("test", "predictions.csv"), ("validate", "predictions_val.csv")):
+        one, two = (next((tmp_path / f"{run}_on_{devices}").rglob(name)) for devices in (1, 2))
+        assert len(read_predictions(one)) == 7  # an odd number: DistributedSampler repeats one
+        columns = ["image", "label", "patient_id", "findings", "raw_score", "split_hash"]
+        pd.testing.assert_frame_equal(read_predictions(two)[columns], read_predictions(one)[columns])
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run whose first validation is the best, and not the last."""
+    root = tmp_path_factory.mktemp("chosen")
+    data = TinyRadiographs(root / "data")
+    model = AnatPaste(image_size=64, max_steps=6, steps_per_epoch=2, num_workers=0, backbone="resnet10t")
+    engine = Engine(default_root_dir=root / "run", accelerator="cpu", devices=1, enable_progress_bar=False)
+    engine.fit(model, datamodule=data)
+    assert model._choice.best_step == 2
+    engine.test(model, datamodule=data)
+    return next((root / "run").glob("AnatPaste/TinyRadiographs/v0"))
+
+
+def test_validation_predictions_are_of_the_chosen_weights(chosen: Path, tmp_path: Path) -> None:
+    weights = chosen / "weights" / "lightning"
+    data = TinyRadiographs(chosen.parents[3] / "data")
+    scored = {}
+    for name in ("model", "last"):
+        engine = Engine(default_root_dir=tmp_path / name, accelerator="cpu", devices=1, enable_progress_bar=False)
+        engine.validate(AnatPaste.load_from_checkpoint(weights / f"{name}.ckpt"), datamodule=data)
+        scored[name] = read_predictions(tmp_path / name / "predictions_val.csv")["raw_score"].to_numpy()
+    written = read_predictions(chosen / "predictions_val.csv")["raw_score"].to_numpy()
+    assert written == pytest.approx(scored["model"], abs=1e-6)
+    assert written != pytest.approx(scored["last"], abs=1e-6)
