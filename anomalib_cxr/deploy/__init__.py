@@ -1,0 +1,17 @@
+"""Exported models at work: files in, scores and heat maps out, without torch, Lightning or Anomalib."""
+
+from anomalib_cxr.deploy.detector import ExportedDetector, FilePrediction, Prediction
+from anomalib_cxr.deploy.folder import Summary, predict_folder
+from anomalib_cxr.deploy.metadata import ExportedModelError, read_metadata
+from anomalib_cxr.deploy.overlay import overlay
+
+__all__ = [
+    "ExportedDetector",
+    "ExportedModelError",
+    "FilePrediction",
+    "Prediction",
+    "Summary",
+    "overlay",
+    "predict_folder",
+    "read_metadata",
+]

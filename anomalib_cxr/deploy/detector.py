@@ -1,0 +1,151 @@
+"""An exported detector: brightness arrays or files in, scores, decisions and heat maps out."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from anomalib_cxr.deploy.metadata import ExportedModelError, read_metadata
+from anomalib_cxr.deploy.resize import antialiased_resize
+from anomalib_cxr.deploy.runtimes import Precision, Runtime, open_session
+from anomalib_cxr.imaging import RadiographError, read_radiograph
+
+
+class Prediction(NamedTuple):
+    """What the model says of one image.
+
+    Attributes:
+        score: Normalised score in (0, 1); 0.5 is the threshold found in training.
+        abnormal: Decision.
+        heat_map: (h, w) float32 in (0, 1) at the model's input size; 0.5 is the pixel threshold.
+        mask: (h, w) bool: pixels above their threshold.
+    """
+
+    score: float
+    abnormal: bool
+    heat_map: npt.NDArray[np.float32]
+    mask: npt.NDArray[np.bool_]
+
+
+class FilePrediction(NamedTuple):
+    """What the model says of one file.
+
+    Attributes:
+        path: File.
+        image: (H, W) brightness as read, or None if it could not be.
+        prediction: None if the file could not be read.
+        error: Why, or None.
+    """
+
+    path: Path
+    image: npt.NDArray[np.float32] | None
+    prediction: Prediction | None
+    error: str | None
+
+
+class ExportedDetector:
+    """A model that `anomalib export` wrote, ready to run without torch, Lightning and Anomalib.
+
+    Args:
+        path: ``.onnx`` or ``.xml``, its weights beside it.
+        runtime: ``"onnxruntime"`` or ``"openvino"``; None takes that of the file's format.
+        threads: Cores to use; None lets the runtime choose.
+        precision: ``"f32"`` gives the numbers of the trained model; ``"default"``, with OpenVINO, what the CPU does
+            fastest.
+        batch_size: Images at once.
+
+    Attributes:
+        metadata: See :func:`read_metadata`.
+
+    Raises:
+        ExportedModelError: If the model cannot be used; the message says why.
+        ValueError: If ``batch_size`` is less than 1.
+
+    Example:
+        >>> detector = ExportedDetector("weights/onnx/model.onnx")  # doctest: +SKIP
+        >>> detector.predict([read_radiograph("chest.dcm")])[0].score  # doctest: +SKIP
+        0.62
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        runtime: Runtime | None = None,
+        threads: int | None = None,
+        precision: Precision = "f32",
+        batch_size: int = 1,
+    ) -> None:
+        if batch_size < 1:
+            msg = f"batch_size must be at least 1, not {batch_size}."
+            raise ValueError(msg)
+        self.metadata = read_metadata(path)
+        size = self.metadata["input_size"]
+        if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+            msg = f"The metadata of {path} states no input size ({size}): export a model whose pre-processor resizes."
+            raise ExportedModelError(msg)
+        self.batch_size = batch_size
+        self._session = open_session(Path(path), runtime, threads, precision, (size[0], size[1]), batch_size)
+        self._size = self._session.size or (size[0], size[1])
+        missing = set(self.metadata["outputs"]) - set(self._session.outputs)
+        if missing:
+            msg = f"{path} lacks the outputs {sorted(missing)} that its metadata states: export the model again."
+            raise ExportedModelError(msg)
+
+    def predict(self, images: Sequence[npt.NDArray[np.float32]]) -> list[Prediction]:
+        """Score images.
+
+        Args:
+            images: (H, W) brightness in [0, 1] as :func:`read_radiograph` gives it, any sizes.
+
+        Returns:
+            One prediction an image.
+
+        Raises:
+            ValueError: If an image is not (H, W) and finite.
+        """
+        for image in images:
+            if image.ndim != 2 or not np.isfinite(image).all():
+                msg = f"An image must be a finite (H, W) array, got {image.shape}."
+                raise ValueError(msg)
+        predictions: list[Prediction] = []
+        for start in range(0, len(images), self.batch_size):
+            part = [antialiased_resize(image, self._size) for image in images[start : start + self.batch_size]]
+            batch = np.stack(part)[:, None].astype(np.float32)
+            outputs = self._session(np.ascontiguousarray(np.broadcast_to(batch, (len(part), 3, *self._size))))
+            predictions += [
+                Prediction(
+                    float(outputs["pred_score"][i]),
+                    bool(outputs["pred_label"][i]),
+                    outputs["anomaly_map"][i, 0],
+                    outputs["pred_mask"][i, 0].astype(bool),
+                )
+                for i in range(len(part))
+            ]
+        return predictions
+
+    def predict_files(self, paths: Iterable[str | os.PathLike[str]]) -> Iterator[FilePrediction]:
+        """Score files one batch at a time; an unreadable file is reported, not raised.
+
+        Args:
+            paths: Files for :func:`read_radiograph`; may be endless, no more than a batch is held.
+
+        Yields:
+            One entry a file, in their order.
+        """
+        remaining = iter(paths)
+        while part := [Path(path) for path in islice(remaining, self.batch_size)]:
+            read = [_read(path) for path in part]
+            found = iter(self.predict([image for image, _ in read if image is not None]))
+            for path, (image, error) in zip(part, read, strict=True):
+                yield FilePrediction(path, image, None if image is None else next(found), error)
+
+
+def _read(path: Path) -> tuple[npt.NDArray[np.float32] | None, str | None]:
+    try:
+        return read_radiograph(path), None
+    except RadiographError as error:
+        return None, str(error)

@@ -1,0 +1,201 @@
+"""What an exported model says of itself, and the checks before any runtime opens it.
+
+The metadata is one JSON object under the key :data:`KEY`: among the properties of an ONNX file (``metadata_props``), or
+in the ``rt_info`` of an OpenVINO ``.xml``. It names the file of the weights beside it with its size and SHA-256, so
+that a model whose two files were parted, mixed up or cut short is refused with a reason. Nothing here runs code from
+the files, and nothing but the standard library is needed.
+"""
+
+import json
+import mmap
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from anomalib_cxr import __version__
+
+KEY = "anomalib_cxr"
+#: Changes whenever a reader of the old metadata would misread the new.
+FORMAT = 1
+
+#: What must be there for an inferencer to work, and its type.
+_REQUIRED: dict[str, type] = {
+    "format": int,
+    "package_version": str,
+    "model": str,
+    "config": dict,
+    "input_size": list,
+    "outputs": list,
+    "normalisation": dict,
+    "thresholds": dict,
+    "weights": dict,
+}
+_PICKLES = frozenset({".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+# ModelProto and StringStringEntryProto of the ONNX specification (onnx.proto).
+_ONNX_METADATA_PROPS, _ENTRY_KEY, _ENTRY_VALUE = 14, 1, 2
+
+
+class ExportedModelError(ValueError):
+    """A file that cannot be used as an exported model. The message says why, and what to do."""
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Read and check the metadata of an exported model, without loading the model.
+
+    Args:
+        path: ``.onnx`` or ``.xml`` file; its weights must lie beside it.
+
+    Returns:
+        ``package_version``, ``model`` (class name), ``config`` (arguments of the model), ``input_size`` (height and
+        width that images are resized to), ``outputs``, ``normalisation`` (ranges that scores and maps are squashed by),
+        ``thresholds`` (raw scale), ``banks``, ``split_sha256`` (None if the split had no manifest), ``compression``,
+        ``weights`` (file, bytes, sha256).
+
+    Raises:
+        ExportedModelError: If the file is missing, a pickle, of another origin or version, broken or cut short, or if
+            its weights are missing or not its own.
+    """
+    path = Path(path)
+    if path.suffix.lower() in _PICKLES or (path.is_file() and _starts_as_pickle(path)):
+        msg = (
+            f"{path} is a pickle, which can run any code when it is loaded: export the checkpoint with "
+            "--export_type onnx or openvino."
+        )
+        raise ExportedModelError(msg)
+    if not path.is_file():
+        msg = f"{path} is no file: give the .onnx or .xml that `anomalib export` wrote."
+        raise ExportedModelError(msg)
+    if path.suffix.lower() not in {".onnx", ".xml"}:
+        msg = f"{path} is neither .onnx nor .xml: give the file that `anomalib export` wrote."
+        raise ExportedModelError(msg)
+    try:
+        text = _onnx_property(path) if path.suffix.lower() == ".onnx" else _openvino_property(path)
+    except (ValueError, LookupError, ElementTree.ParseError) as error:
+        msg = f"{path} is broken or cut short ({error}): copy it again, or export it again."
+        raise ExportedModelError(msg) from error
+    if text is None:
+        msg = f"{path} was not exported from a model of anomalib-cxr: it lacks our metadata."
+        raise ExportedModelError(msg)
+    metadata = _parse(path, text)
+    _check_weights(path, metadata["weights"])
+    return metadata
+
+
+def describe_weights(path: Path) -> dict[str, Any]:
+    """Name, size and SHA-256 of a file of weights, as the metadata holds them.
+
+    Args:
+        path: File.
+
+    Returns:
+        ``file`` (name without folder), ``bytes`` and ``sha256``.
+    """
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": _digest(path)}
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        metadata = json.loads(text)
+        kinds = {key: isinstance(metadata[key], kind) for key, kind in _REQUIRED.items()}
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        msg = f"The metadata of {path} is damaged or incomplete ({error}): export the model again."
+        raise ExportedModelError(msg) from error
+    if not all(kinds.values()):
+        wrong = ", ".join(key for key, right in kinds.items() if not right)
+        msg = f"The metadata of {path} is damaged ({wrong}): export the model again."
+        raise ExportedModelError(msg)
+    version = metadata["package_version"]
+    if metadata["format"] != FORMAT or version.split(".")[0] != __version__.split(".")[0]:
+        msg = (
+            f"{path} was exported by anomalib-cxr {version}, this is {__version__}: install that version, or export "
+            "the model again with this one."
+        )
+        raise ExportedModelError(msg)
+    return metadata
+
+
+def _check_weights(path: Path, stated: dict[str, Any]) -> None:
+    # Only the name counts: a path in there must not lead out of the model's folder.
+    name = Path(str(stated.get("file", ""))).name
+    weights = path.with_name(name) if name else path
+    if weights == path or not weights.is_file():
+        msg = f"{path} needs its weights beside it under the name {name or '(not stated)'}: copy both files together."
+        raise ExportedModelError(msg)
+    size = weights.stat().st_size
+    if size != stated.get("bytes"):
+        msg = f"{weights} has {size} bytes where {path.name} states {stated.get('bytes')}: copy both files again."
+        raise ExportedModelError(msg)
+    if _digest(weights) != stated.get("sha256"):
+        msg = f"{weights} was changed, or belongs to another export than {path.name}: copy both files again."
+        raise ExportedModelError(msg)
+
+
+def _digest(path: Path) -> str:
+    digest = sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _starts_as_pickle(path: Path) -> bool:
+    """Whether the content is that of a torch file (a zip archive) or of a bare pickle (protocol 2 and later)."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    return head == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"})
+
+
+def _openvino_property(path: Path) -> str | None:
+    root = ElementTree.parse(path).getroot()
+    node = root.find(f"rt_info/{KEY}") if root.tag == "net" else None
+    return None if node is None else node.get("value")
+
+
+def _onnx_property(path: Path) -> str | None:
+    """Find our entry among the properties, by walking over the outermost fields of the file only."""
+    if path.stat().st_size == 0:
+        msg = "it is empty"
+        raise ValueError(msg)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for number, start, stop in _fields(data, 0, len(data)):
+            if number != _ONNX_METADATA_PROPS:
+                continue
+            entry = {field: data[first:last] for field, first, last in _fields(data, start, stop)}
+            if entry.get(_ENTRY_KEY) == KEY.encode():
+                return entry.get(_ENTRY_VALUE, b"").decode("utf-8")
+    return None
+
+
+def _fields(data: mmap.mmap, place: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Number, start and end of each field of a protobuf message."""
+    while place < end:
+        tag, place = _varint(data, place)
+        kind = tag & 7
+        if kind == 0:
+            start, (_, place) = place, _varint(data, place)
+        elif kind in {1, 5}:
+            start, place = place, place + (8 if kind == 1 else 4)
+        elif kind == 2:
+            length, start = _varint(data, place)
+            place = start + length
+        else:
+            msg = f"no protobuf field at byte {place}"
+            raise ValueError(msg)
+        if place > end:
+            msg = f"a field ends at byte {place} of {end}"
+            raise ValueError(msg)
+        yield tag >> 3, start, place
+
+
+def _varint(data: mmap.mmap, place: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[place]
+        place += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, place
+    msg = f"no protobuf number at byte {place}"
+    raise ValueError(msg)

@@ -1,0 +1,208 @@
+"""Export that describes itself: sizes before, metadata within, one opset for both runtimes."""
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+import torch
+from anomalib.deploy import CompressionType, ExportType
+from lightning import __version__ as lightning_version
+
+from anomalib_cxr import __version__
+from anomalib_cxr.data.manifest import read_manifest
+from anomalib_cxr.deploy.metadata import FORMAT, KEY, describe_weights
+
+if TYPE_CHECKING:
+    from anomalib.models import AnomalibModule
+
+    _Base = AnomalibModule
+else:
+    _Base = object
+
+logger = logging.getLogger(__name__)
+
+#: Torch's exporter writes no earlier one; asked for less it falls back to this, with a printed assertion.
+OPSET = 18
+
+
+class DeployableExport(_Base):
+    """Mixin for an ``AnomalibModule``: its ONNX and OpenVINO files carry the metadata that our inferencer asks for.
+
+    The SHA-256 of the split manifest, where the datamodule has one, goes from the fit into checkpoints, and from there
+    into the exported file.
+    """
+
+    split_sha256: str | None = None
+
+    def on_fit_start(self) -> None:
+        """Remember which split the model is trained on."""
+        super().on_fit_start()
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        manifest = getattr(datamodule, "split_manifest", None)
+        self.split_sha256 = read_manifest(manifest, datamodule.name)[1]["sha256"] if manifest else None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the hash of the split."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["split_sha256"] = self.split_sha256
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the hash of the split."""
+        super().on_load_checkpoint(checkpoint)
+        self.split_sha256 = checkpoint.get("split_sha256")
+
+    def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
+        """Export as Anomalib does, and say what kind of file that is."""
+        logger.warning(
+            "A torch export is a pickle: whoever loads it runs the code in it. Pass on ONNX or OpenVINO instead; our "
+            "inferencer takes nothing else."
+        )
+        return super().to_torch(export_root, model_file_name)
+
+    def to_onnx(  # type: ignore[override]  # as in Anomalib
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        max_gib: float | None = None,
+        **kwargs: Any,
+    ) -> Path:
+        """Export to ONNX, from the pre-processor to the decision, with metadata.
+
+        Args:
+            export_root: Output folder.
+            model_file_name: Name of the file without its suffix. The weights go to ``<name>.onnx.data`` beside it.
+            input_size: Height and width of the images that will come; None takes any.
+            max_gib: Refuse to write a larger file; None sets no limit. On the command line:
+                ``--onnx_kwargs '{"max_gib": 2}'``.
+            **kwargs: For ``torch.onnx.export``.
+
+        Returns:
+            The ``.onnx`` file.
+
+        Raises:
+            ValueError: If the opset is below :data:`OPSET` or the file would be larger than ``max_gib``.
+        """
+        opset = kwargs.setdefault("opset_version", OPSET)
+        if opset is None or opset < OPSET:
+            msg = f"opset_version must be at least {OPSET}, not {opset}: torch's exporter writes no earlier one."
+            raise ValueError(msg)
+        file_bytes, run_bytes = self.expected_export_bytes()
+        logger.info(
+            "The exported file will take about %s, running it about %s of memory, exporting it about %s.",
+            _size(file_bytes),
+            _size(run_bytes),
+            _size(4 * run_bytes),
+        )
+        if max_gib is not None and file_bytes > max_gib * 2**30:
+            msg = (
+                f"The exported file would take {_size(file_bytes)}, above max_gib={max_gib}: raise the limit, or train "
+                "with a smaller bank."
+            )
+            raise ValueError(msg)
+        path = Path(super().to_onnx(export_root, model_file_name, input_size, **kwargs))
+        _describe_onnx(path, self.export_metadata())
+        return path
+
+    def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:
+        """Export to OpenVINO, from the pre-processor to the decision, with metadata.
+
+        Args:
+            export_root: Output folder.
+            *args: As in Anomalib.
+            **kwargs: As in Anomalib; ``onnx_kwargs`` takes ``max_gib``, see :meth:`to_onnx`.
+
+        Returns:
+            The ``.xml`` file; the weights are in the ``.bin`` beside it.
+        """
+        compression = kwargs.get("compression_type", args[2] if len(args) > 2 else None)
+        path = Path(super().to_openvino(export_root, *args, **kwargs))
+        name = CompressionType(compression).value if compression else None
+        _describe_openvino(path, self.export_metadata() | {"compression": name})
+        return path
+
+    def expected_export_bytes(self) -> tuple[int, int]:
+        """Size of the exported weights and banks, on disk and in memory.
+
+        Returns:
+            Bytes of the file, and bytes of the tensors when it runs: half precision is widened then.
+        """
+        tensors = [t for t in self.model.state_dict().values() if t.is_floating_point()]
+        on_disk = sum(t.numel() * t.element_size() for t in tensors)
+        return on_disk, sum(t.numel() * max(4, t.element_size()) for t in tensors)
+
+    def export_metadata(self) -> dict[str, Any]:
+        """What the exported file says of itself; see :func:`anomalib_cxr.deploy.read_metadata`."""
+        post: Any = self.post_processor
+        numbers = dict(post.named_buffers()) if post else {}
+
+        def number(name: str) -> float | None:
+            value = float(numbers[name]) if name in numbers else math.nan
+            return None if math.isnan(value) else value
+
+        size = self.input_size
+        return {
+            "format": FORMAT,
+            "package_version": __version__,
+            "versions": {"torch": str(torch.__version__), "lightning": lightning_version},
+            "model": type(self).__name__,
+            "config": _plain(dict(self.hparams)),
+            "input_size": [int(size[0]), int(size[1])] if size else [],
+            "outputs": ["pred_score", "pred_label", "anomaly_map", "pred_mask"],
+            "normalisation": {key: number(key) for key in ("image_min", "image_max", "pixel_min", "pixel_max")},
+            "thresholds": {"image": number("_image_threshold"), "pixel": number("_pixel_threshold")},
+            "banks": {
+                name: {"shape": list(buffer.shape), "dtype": str(buffer.dtype).removeprefix("torch.")}
+                for name, buffer in self.model.named_buffers()
+                if name.endswith("references")
+            },
+            "split_sha256": self.split_sha256,
+            "compression": None,
+        }
+
+
+def _describe_onnx(path: Path, metadata: dict[str, Any]) -> None:
+    """Add the metadata to an ONNX file and log its size."""
+    import onnx
+
+    weights = path.with_name(f"{path.name}.data")
+    model = onnx.load(path, load_external_data=False)
+    if not weights.is_file():  # torch keeps small models in one file; ours have one layout
+        onnx.save(model, path, save_as_external_data=True, location=weights.name, size_threshold=0)
+        model = onnx.load(path, load_external_data=False)
+    onnx.helper.set_model_props(model, {KEY: json.dumps(metadata | {"weights": describe_weights(weights)})})
+    onnx.save(model, path)
+    _log_size(ExportType.ONNX, path, weights)
+
+
+def _describe_openvino(path: Path, metadata: dict[str, Any]) -> None:
+    """Add the metadata to an OpenVINO file and log its size."""
+    weights = path.with_suffix(".bin")
+    tree = ElementTree.parse(path)
+    info = tree.getroot().find("rt_info")
+    if info is None:
+        info = ElementTree.SubElement(tree.getroot(), "rt_info")
+    ElementTree.SubElement(info, KEY, value=json.dumps(metadata | {"weights": describe_weights(weights)}))
+    tree.write(path, encoding="utf-8", xml_declaration=True)
+    _log_size(ExportType.OPENVINO, path, weights)
+
+
+def _log_size(kind: ExportType, path: Path, weights: Path) -> None:
+    total = path.stat().st_size + weights.stat().st_size
+    logger.info("%s: %s and %s, %s together; they belong together.", kind.value, path, weights.name, _size(total))
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def _plain(value: Any) -> Any:
+    """Make hyper-parameters fit for JSON."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)

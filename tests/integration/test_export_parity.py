@@ -1,0 +1,202 @@
+"""What was exported from a checkpoint gives the numbers of the Lightning model, from the image to the decision."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import openvino
+import pandas as pd
+import pytest
+import torch
+from anomalib.data import ImageBatch, ImageItem
+from anomalib.deploy import ExportType
+from anomalib.engine import Engine
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from anomalib_cxr.data import RadiographDataModule
+from anomalib_cxr.deploy import ExportedDetector, read_metadata
+from anomalib_cxr.models import AnatPaste, MultiResPatchSSL
+
+N_IMAGES, SIDE, REFERENCES = 200, 64, 50
+TOLERANCE = 1e-4
+
+MODELS: dict[str, Any] = {
+    "AnatPaste": lambda: AnatPaste(image_size=SIDE, max_steps=20, steps_per_epoch=20, num_workers=0, seed=3),
+    "MultiResPatchSSL": lambda: MultiResPatchSSL(
+        image_size=SIDE,
+        patch_sizes=(16, 32),
+        encoder_size=16,
+        shared_encoder=True,
+        feature_dim=8,
+        patches_per_step=12,
+        max_steps=2,
+        steps_per_epoch=2,
+        seed=3,
+    ),
+}
+
+
+def draw(side: int, seed: int, count: int = N_IMAGES, abnormal: bool | None = None) -> np.ndarray:
+    """Draw lungs of varying shape in a frame at any size; abnormal ones, or every other, with a spot."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side] / side
+    images = []
+    for i in range(count):
+        width, height, middle = rng.uniform(0.11, 0.16), rng.uniform(0.25, 0.33), rng.uniform(0.45, 0.55)
+        lungs = sum(((x - cx) / width) ** 2 + ((y - middle) / height) ** 2 < 1 for cx in (0.3, 0.7))
+        image = rng.uniform(0.65, 0.85) - rng.uniform(0.4, 0.6) * (lungs > 0) + rng.normal(0, 0.03, x.shape)
+        cy, cx = rng.uniform(0.4, 0.6), rng.uniform(0.25, 0.35)
+        spot = rng.uniform(0.2, 0.9) * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 0.006)
+        image += spot * (i % 2 if abnormal is None else abnormal)
+        images.append(image.clip(0, 1))
+    return np.asarray(images, np.float32)
+
+
+class DrawnFiles(RadiographDataModule):
+    """Radiographs of :func:`draw` as 16-bit PNG."""
+
+    def make_samples(self) -> pd.DataFrame:
+        self.root.mkdir(parents=True, exist_ok=True)
+        rows = []
+        parts = [("train", False), ("val", False), ("val", True), ("test", False), ("test", True)]
+        for seed, (split, abnormal) in enumerate(parts):
+            for i, image in enumerate(draw(SIDE, seed, REFERENCES if split == "train" else 20, abnormal)):
+                path = self.root / f"{split}_{int(abnormal)}_{i}.png"
+                Image.fromarray((image * 65535).astype(np.uint16)).save(path)
+                label = "abnormal" if abnormal else "normal"
+                row = {"image_path": str(path), "label": label, "split": split, "patient_id": path.stem}
+                rows.append(row | {"findings": "", "mask_path": ""})
+        return pd.DataFrame(rows)
+
+
+class _Drawn(torch.utils.data.Dataset):
+    """Drawn images as Anomalib's items."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = torch.from_numpy(images)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> ImageItem:
+        return ImageItem(image=self.images[index].expand(3, -1, -1), image_path=f"{index}.png")
+
+
+def engine(root: Path) -> Engine:
+    return Engine(
+        default_root_dir=root, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, callbacks=[]
+    )
+
+
+@pytest.fixture(scope="module", params=sorted(MODELS))
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, Any]:
+    """Checkpoint, ONNX and OpenVINO file, each from the file before, and the class of the model."""
+    root = tmp_path_factory.mktemp(request.param)
+    model = MODELS[request.param]()
+    data = DrawnFiles(root=root / "data", train_batch_size=8, eval_batch_size=8, num_workers=0)
+    engine(root).fit(model, datamodule=data)
+    (checkpoint,) = root.rglob("model.ckpt")
+    paths = [
+        engine(root).export(MODELS[request.param](), kind, export_root=root / "export", ckpt_path=checkpoint)
+        for kind in (ExportType.ONNX, ExportType.OPENVINO)
+    ]
+    return checkpoint, *paths, type(model)
+
+
+def lightning_predictions(checkpoint: Path, model_class: Any, images: np.ndarray, root: Path) -> dict[str, np.ndarray]:
+    model = model_class.load_from_checkpoint(checkpoint, visualizer=False)
+    loader = DataLoader(_Drawn(images), batch_size=8, collate_fn=ImageBatch.collate)
+    batches = engine(root).predict(model, dataloaders=loader)
+    return {
+        "pred_score": torch.cat([batch.pred_score for batch in batches]).numpy(),
+        "pred_label": torch.cat([batch.pred_label for batch in batches]).numpy(),
+        # Anomalib's batches have no channel.
+        "anomaly_map": torch.cat([batch.anomaly_map for batch in batches])[:, None].numpy(),
+        "pred_mask": torch.cat([batch.pred_mask for batch in batches])[:, None].numpy(),
+    }
+
+
+def run_onnx(path: Path, images: np.ndarray, batch: int) -> dict[str, np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    parts = [session.run(None, {"input": part}) for part in _batches(images, batch)]
+    return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
+
+
+def run_openvino(path: Path, images: np.ndarray, batch: int) -> dict[str, np.ndarray]:
+    config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    model = openvino.Core().compile_model(str(path), "CPU", config)
+    parts = [{key.any_name: np.array(value) for key, value in model(part).items()} for part in _batches(images, batch)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _batches(images: np.ndarray, batch: int) -> list[np.ndarray]:
+    colour = np.repeat(images[:, None], 3, axis=1)
+    return [colour[i : i + batch] for i in range(0, len(colour), batch)]
+
+
+@pytest.mark.parametrize("side", [SIDE, 2 * SIDE])
+def test_exported_equals_lightning(exported: tuple[Path, Path, Path, Any], tmp_path: Path, side: int) -> None:
+    checkpoint, onnx_path, openvino_path, model_class = exported
+    images = draw(side, seed=100 + side)
+    expected = lightning_predictions(checkpoint, model_class, images, tmp_path)
+    # Both decisions, scores on both sides of the threshold, few tied: a saturated score would hide any deviation.
+    assert 0.05 < expected["pred_label"].mean() < 0.95
+    assert (abs(expected["pred_score"] - 0.5) < 0.4).mean() > 0.3
+    assert len(np.unique(expected["pred_score"])) > 0.8 * N_IMAGES
+    for run, path in ((run_onnx, onnx_path), (run_openvino, openvino_path)):
+        for batch in (1, 8):
+            found = run(path, images, batch)
+            for name in ("pred_score", "anomaly_map"):
+                np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=TOLERANCE, err_msg=name)
+            np.testing.assert_array_equal(found["pred_label"], expected["pred_label"])
+            assert (found["pred_mask"] != expected["pred_mask"]).mean() < 1e-4
+
+
+def test_our_inferencer_equals_lightning(exported: tuple[Path, Path, Path, Any], tmp_path: Path) -> None:
+    checkpoint, *paths, model_class = exported
+    images = draw(100, seed=99, count=40)
+    expected = lightning_predictions(checkpoint, model_class, images, tmp_path)
+    for path, batch in zip(paths, (1, 8), strict=True):
+        found = ExportedDetector(path, threads=1, batch_size=batch).predict(list(images))
+        np.testing.assert_allclose([f.score for f in found], expected["pred_score"], rtol=0, atol=TOLERANCE)
+        np.testing.assert_array_equal([f.abnormal for f in found], expected["pred_label"])
+        heat_maps = np.stack([f.heat_map for f in found])
+        np.testing.assert_allclose(heat_maps, expected["anomaly_map"][:, 0], rtol=0, atol=TOLERANCE)
+
+
+def test_metadata_is_that_of_the_checkpoint(exported: tuple[Path, Path, Path, Any]) -> None:
+    checkpoint, *paths, model_class = exported
+    state = torch.load(checkpoint, weights_only=True)
+    for path in paths:
+        metadata = read_metadata(path)
+        assert metadata["model"] == model_class.__name__
+        assert metadata["config"]["image_size"] == SIDE
+        assert metadata["input_size"] == [SIDE, SIDE]
+        assert metadata["split_sha256"] is None
+        buffers = state["state_dict"]
+        assert metadata["thresholds"]["image"] == buffers["post_processor._image_threshold"].item()
+        assert metadata["thresholds"]["pixel"] == buffers["post_processor._pixel_threshold"].item()
+        assert metadata["normalisation"]["pixel_max"] == buffers["post_processor.pixel_max"].item()
+        banks = {name: bank["shape"] for name, bank in metadata["banks"].items()}
+        assert banks == {
+            name.removeprefix("model."): list(buffer.shape)
+            for name, buffer in buffers.items()
+            if name.endswith("references")
+        }
+        assert any(REFERENCES in shape for shape in banks.values())
+        assert metadata["weights"]["file"] in {"model.onnx.data", "model.bin"}
+
+
+def test_old_opset_and_too_large_a_file_are_refused(exported: tuple[Path, Path, Path, Any], tmp_path: Path) -> None:
+    checkpoint, *_, model_class = exported
+    model = model_class.load_from_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match="opset_version must be at least 18, not 14"):
+        model.to_onnx(tmp_path, opset_version=14)
+    with pytest.raises(ValueError, match=r"would take [\d.]+ MiB, above max_gib=0.001"):
+        model.to_openvino(tmp_path, onnx_kwargs={"max_gib": 0.001})
+    assert not list(tmp_path.rglob("*.onnx"))

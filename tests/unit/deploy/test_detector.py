@@ -1,0 +1,268 @@
+"""The inferencer: numbers, folders, pictures, DICOM, and nothing heavy imported."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from exported_by_hand import SIDE, metadata, write_onnx
+from PIL import Image
+from pydicom import Dataset, dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from anomalib_cxr.deploy import ExportedDetector, overlay, predict_folder
+from anomalib_cxr.deploy.__main__ import main
+from anomalib_cxr.deploy.detector import Prediction
+from anomalib_cxr.imaging import read_radiograph
+
+PATIENT = {
+    "SpecificCharacterSet": "ISO_IR 100",
+    "PatientName": "Müller^Jürgen",
+    "PatientID": "4711",
+    "PatientBirthDate": "19500102",
+    "PatientSex": "M",
+    "AccessionNumber": "A-17",
+    "StudyID": "S1",
+    "StudyDate": "20240203",
+    "StudyTime": "101112",
+    "ReferringPhysicianName": "Curie^Marie",
+}
+
+
+def ramp(height: int, width: int, low: float, high: float) -> np.ndarray:
+    return np.linspace(low, high, height * width, dtype=np.float32).reshape(height, width)
+
+
+def write_png(path: Path, image: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.rint(image * 65535).astype(np.uint16)).save(path)
+    return path
+
+
+def write_dicom(path: Path, image: np.ndarray, **changes: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = Dataset()
+    for keyword, value in (
+        PATIENT
+        | {
+            "StudyInstanceUID": generate_uid(),
+            "SeriesInstanceUID": generate_uid(),
+            "SOPInstanceUID": generate_uid(),
+            "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1",
+            "Modality": "DX",
+            "PatientOrientation": ["L", "F"],
+            "PhotometricInterpretation": "MONOCHROME2",
+            "Rows": image.shape[0],
+            "Columns": image.shape[1],
+            "BitsAllocated": 16,
+            "BitsStored": 12,
+            "HighBit": 11,
+            "SamplesPerPixel": 1,
+            "PixelRepresentation": 0,
+            "PixelData": np.rint(image * 4095).astype("<u2").tobytes(),
+        }
+        | changes
+    ).items():
+        if value is not None:
+            setattr(data, keyword, value)
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.save_as(path, enforce_file_format=True) if changes.get("SOPInstanceUID", 1) else data.save_as(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "films"
+    write_png(root / "dark.png", ramp(70, 50, 0.0, 0.6))
+    write_png(root / "ward" / "bright.png", ramp(64, 64, 0.3, 1.0))
+    write_dicom(root / "ward" / "one.dcm", ramp(90, 120, 0.2, 0.9))
+    write_dicom(root / "ward" / "two.dcm", ramp(40, 40, 0.0, 0.3))
+    (root / "broken.png").write_bytes((root / "dark.png").read_bytes()[:200])
+    (root / "notes.txt").write_text("not a film")
+    return root
+
+
+@pytest.mark.parametrize("kind", ["onnx_model", "openvino_model"])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_scores_maps_and_decisions(kind: str, batch_size: int, request: pytest.FixtureRequest) -> None:
+    detector = ExportedDetector(request.getfixturevalue(kind), threads=1, batch_size=batch_size)
+    images = [ramp(SIDE, SIDE, 0.1 * i, 0.1 * i + 0.43) for i in range(5)]
+    found = detector.predict(images)
+    for image, prediction in zip(images, found, strict=True):
+        assert prediction.score == pytest.approx(float(image.mean()), abs=1e-6)
+        assert prediction.abnormal == (image.mean() > 0.5)
+        np.testing.assert_allclose(prediction.heat_map, image, atol=1e-6)
+        np.testing.assert_array_equal(prediction.mask, image > 0.5)
+
+
+def test_openvino_takes_onnx_too_and_a_graph_of_fixed_size_is_fed_its_size(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path, size=(24, 40))
+    for runtime in (None, "openvino"):
+        (found,) = ExportedDetector(path, runtime=runtime, threads=1).predict([ramp(100, 90, 0, 1)])
+        assert found.heat_map.shape == (24, 40)
+        assert found.score == pytest.approx(0.5, abs=1e-3)
+
+
+def test_what_is_no_image_is_refused(onnx_model: Path) -> None:
+    detector = ExportedDetector(onnx_model)
+    assert detector.predict([]) == []
+    for wrong in (np.zeros((3, 8, 8), np.float32), np.full((8, 8), np.nan, np.float32)):
+        with pytest.raises(ValueError, match=r"must be a finite \(H, W\) array"):
+            detector.predict([wrong])
+
+
+def test_files_are_read_a_batch_at_a_time(onnx_model: Path, tmp_path: Path) -> None:
+    path = write_png(tmp_path / "a.png", ramp(40, 40, 0, 1))
+    asked = 0
+
+    def endless():
+        nonlocal asked
+        while True:
+            asked += 1
+            yield path
+
+    stream = ExportedDetector(onnx_model, batch_size=4).predict_files(endless())
+    for _ in range(9):
+        assert next(stream).error is None
+    assert asked == 12
+
+
+def test_folder_becomes_table_pictures_and_list_of_failures(onnx_model: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = predict_folder(ExportedDetector(onnx_model, batch_size=2), folder, out, ("png", "dicom"), progress=False)
+    assert done == (4, 2, 1, 1, 2)
+    with (out / "predictions.csv").open() as file:
+        rows = {row["image"]: row for row in csv.DictReader(file)}
+    assert sorted(rows) == ["dark.png", "ward/bright.png", "ward/one.dcm", "ward/two.dcm"]
+    for name, row in rows.items():
+        # cv2's area mean over the whole image: resizing keeps means of ramps.
+        assert float(row["score"]) == pytest.approx(float(read_radiograph(folder / name).mean()), abs=2e-3)
+        assert row["decision"] == ("abnormal" if float(row["score"]) > 0.5 else "normal")
+        assert cv2.imread(str(out / row["heat_map"])) is not None
+        assert bool(row["secondary_capture"]) == name.endswith(".dcm")
+    with (out / "unreadable.csv").open() as file:
+        (failed,) = csv.DictReader(file)
+    assert failed["image"] == "broken.png"
+    assert "cannot be read as a radiograph" in failed["reason"]
+
+
+def test_secondary_capture_stays_with_its_patient_and_study(onnx_model: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict_folder(ExportedDetector(onnx_model), folder, out, ("png", "dicom"), progress=False)
+    source = dcmread(folder / "ward" / "one.dcm")
+    capture = dcmread(out / "secondary_captures" / "ward" / "one.dcm.dcm")
+    for keyword in [*PATIENT, "StudyInstanceUID"]:
+        assert capture[keyword].value == source[keyword].value, keyword
+    assert str(capture.PatientName) == "Müller^Jürgen"
+    assert capture.SOPClassUID == capture.file_meta.MediaStorageSOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
+    assert capture.SOPInstanceUID not in {source.SOPInstanceUID, source.StudyInstanceUID}
+    assert capture.SeriesInstanceUID != source.SeriesInstanceUID
+    assert list(capture.ImageType) == ["DERIVED", "SECONDARY"]
+    assert "not for diagnosis" in capture.SeriesDescription
+    assert "Not for diagnosis" in capture.ImageComments
+    assert capture.SourceImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
+    assert "MeanBrightness" in capture.DerivationDescription
+    # The pixels are those of the PNG.
+    png = cv2.imread(str(out / "heat_maps" / "ward" / "one.dcm.png"))[..., ::-1]
+    np.testing.assert_array_equal(capture.pixel_array, png)
+    other = dcmread(out / "secondary_captures" / "ward" / "two.dcm.dcm")
+    assert other.SOPInstanceUID != capture.SOPInstanceUID
+    assert other.SeriesInstanceUID != capture.SeriesInstanceUID
+
+
+def test_one_series_a_study_and_run(onnx_model: Path, tmp_path: Path) -> None:
+    study = generate_uid()
+    for name in ("a.dcm", "b.dcm"):
+        write_dicom(tmp_path / "films" / name, ramp(40, 40, 0, 1), StudyInstanceUID=study)
+    captures = []
+    for run in ("first", "second"):
+        predict_folder(ExportedDetector(onnx_model), tmp_path / "films", tmp_path / run, ["dicom"], progress=False)
+        captures += [dcmread(path) for path in sorted((tmp_path / run / "secondary_captures").iterdir())]
+    assert len({capture.SOPInstanceUID for capture in captures}) == 4
+    series = [capture.SeriesInstanceUID for capture in captures]
+    assert series[0] == series[1] != series[2] == series[3]
+    assert [capture.InstanceNumber for capture in captures[:2]] == [1, 2]
+
+
+def test_dicom_without_identifiers_is_scored_but_not_filed(
+    onnx_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_dicom(tmp_path / "films" / "a.dcm", ramp(40, 40, 0, 1), StudyInstanceUID=None, PatientID=None)
+    done = predict_folder(ExportedDetector(onnx_model), tmp_path / "films", tmp_path / "out", ["dicom"], progress=False)
+    assert (done.images, done.without_capture) == (1, 1)
+    assert "has no StudyInstanceUID" in caplog.text
+
+
+def test_overlay_shows_where() -> None:
+    heat = np.zeros((16, 16), np.float32)
+    heat[4:8, 8:12] = 0.9
+    image = np.full((64, 64), 0.5, np.float32)
+    picture = overlay(image, Prediction(0.7, True, heat, heat > 0.5), "X").astype(int)
+    colour = np.abs(picture[:64] - picture[:64].mean(axis=2, keepdims=True)).max(axis=2)
+    assert colour[20:28, 36:44].min() > 20
+    assert colour[40:, :20].max() == 0
+    assert picture[40:64, :20].max() == 128
+    assert picture[64:].max() > 100
+    wide = overlay(ramp(300, 3000, 0, 1), Prediction(0.7, True, heat, heat > 0.5), "X")
+    assert wide.shape[1] == 1024
+
+
+def test_faults_of_folders(onnx_model: Path, folder: Path, tmp_path: Path) -> None:
+    detector = ExportedDetector(onnx_model)
+    with pytest.raises(FileNotFoundError, match="neither a folder nor a file"):
+        predict_folder(detector, tmp_path / "none", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no radiograph among the 0 files"):
+        predict_folder(detector, tmp_path / "empty", tmp_path / "out")
+    with pytest.raises(ValueError, match="heat maps would be taken for radiographs"):
+        predict_folder(detector, folder, folder / "out")
+    predict_folder(detector, folder / "dark.png", tmp_path / "out", (), progress=False)
+    with pytest.raises(FileExistsError, match=r"predictions\.csv exists"):
+        predict_folder(detector, folder, tmp_path / "out")
+    assert not (tmp_path / "out" / "heat_maps").exists()
+
+
+def test_command(onnx_model: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main([str(onnx_model), str(folder), "-o", str(tmp_path / "out")]) == 1
+    out, err = capsys.readouterr()
+    assert "4 images scored, 2 judged abnormal" in out
+    assert "1 files could not be read" in err
+    (folder / "broken.png").unlink()
+    assert main([str(onnx_model), str(folder), "-o", str(tmp_path / "again"), "--pictures"]) == 0
+    assert main([str(tmp_path / "model.pt"), str(folder), "-o", str(tmp_path / "third")]) == 2
+    assert "anomalib-cxr-infer: " in capsys.readouterr().err
+
+
+HEAVY = ("torch", "torchvision", "lightning", "anomalib", "timm", "kornia", "pandas", "scipy", "sklearn", "skimage")
+
+
+@pytest.mark.parametrize("kind", ["onnx_model", "openvino_model"])
+def test_runs_where_torch_lightning_and_anomalib_are_missing(
+    kind: str, folder: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    arguments = [str(request.getfixturevalue(kind)), str(folder), "-o", str(tmp_path / "out")]
+    script = f"""
+import sys
+for name in {HEAVY!r}:
+    sys.modules[name] = None  # an import raises ImportError
+from anomalib_cxr.deploy.__main__ import main
+status = main({[*arguments, "--pictures", "png", "dicom"]!r})
+runtimes = {{"onnxruntime", "openvino", "onnx"}} & sys.modules.keys()
+assert len(runtimes) == 1, runtimes
+sys.exit(status)
+"""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 1, done.stderr  # one file is broken
+    assert "4 images scored" in done.stdout
+
+
+def test_stated_size_is_used(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path, described=metadata(input_size=[20, 44]))
+    assert ExportedDetector(path).predict([ramp(50, 60, 0, 1)])[0].heat_map.shape == (20, 44)
