@@ -16,38 +16,30 @@ blank for laterals.
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import pandas as pd
 
-from anomalib_cxr.data.chexpert_labels import (
-    COMPETITION,
-    NO_FINDING,
-    SUPPORT_DEVICES,
-    UNCERTAIN,
-    Uncertain,
-    keep_certain,
-    label_rows,
-)
+from anomalib_cxr.data.chexpert_labels import COMPETITION, LABEL_COLUMNS, CheXpertLabelled, label_rows
 from anomalib_cxr.data.files import inside
 from anomalib_cxr.data.selection import Selection
-from anomalib_cxr.data.splits import ABNORMAL, NORMAL, draw_patients, order_patients, shrink_counts
-from anomalib_cxr.data.table_datamodule import TableDataModule, compare_counts, count_groups, find_table, one_of
+from anomalib_cxr.data.splits import ABNORMAL, NORMAL, order_patients, shrink_counts, split_by_counts
+from anomalib_cxr.data.table_datamodule import compare_counts, compare_splits, find_table, name_first, one_of
 from anomalib_cxr.data.tables import TableError, read_table, refuse_duplicates
 
 logger = logging.getLogger(__name__)
 
 _PATIENT = re.compile(r"(train|valid|test)/(patient\d+)/(study\d+)(?:/|$)")
-_PRESETS: dict[str | None, dict[str, dict[str, int]]] = {
+_PRESETS: dict[str, dict[str, dict[str, int]]] = {
     "anatpaste": {"test": {NORMAL: 300, ABNORMAL: 300}, "train": {NORMAL: 5466}},
     "anatpaste_table2": {"test": {NORMAL: 300}, "train": {NORMAL: 5466}},
 }
-_MINIMUM: dict[str | None, int] = {"anatpaste": 50, "anatpaste_table2": 300}
+_MINIMUM = {"anatpaste": 50, "anatpaste_table2": 300}
 
 
-class CheXpert(TableDataModule):
+class CheXpert(CheXpertLabelled):
     """CheXpert, by default frontal PA images; abnormal is at least one of the five competition findings.
 
     ``findings`` holds those of the five that are present. What is neither "No Finding" nor one of the five is left out
@@ -67,36 +59,23 @@ class CheXpert(TableDataModule):
 
     Args:
         root: Folder with the tables, or the one above it.
-        views: Values of ``AP/PA`` of frontal images: PA, AP.
-        uncertain: What -1 means: ``ignore`` (the image is left out), ``zeros`` (absent) or ``ones`` (present).
-        keep_support_devices: Keep images with tubes, wires or pacemakers.
-        split: ``patient`` or ``official``.
         preset: ``anatpaste``, ``anatpaste_table2`` or None.
-        **kwargs: Split, subset and loader arguments, see :class:`TableDataModule`.
+        **kwargs: Views (values of ``AP/PA``), labels, split, subset and loader arguments, see
+            :class:`CheXpertLabelled`.
     """
-
-    split_settings: ClassVar[tuple[str, ...]] = ("preset", "views", "uncertain", "keep_support_devices", "split")
 
     def __init__(
         self,
         root: str | Path = "./datasets/chexpert",
-        views: Sequence[str] = ("PA",),
-        uncertain: Uncertain = "ignore",
-        keep_support_devices: bool = True,
-        split: Literal["patient", "official"] = "patient",
         preset: Literal["anatpaste", "anatpaste_table2"] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(root=root, **kwargs)
-        self.views = [views] if isinstance(views, str) else list(views)
-        self.uncertain = one_of("uncertain", uncertain, UNCERTAIN)
-        self.keep_support_devices = keep_support_devices
-        self.split = one_of("split", split, ("patient", "official"))
-        self.preset = one_of("preset", preset, ("anatpaste", "anatpaste_table2")) if preset is not None else None
-        if preset is not None and (self.views != ["PA"] or split != "patient" or self.fold is not None):
+        self.preset = one_of("preset", preset, (None, *_PRESETS))
+        if preset is not None and (self.views != ["PA"] or self.split != "patient" or self.fold is not None):
             msg = f"CheXpert: preset {preset} fixes the split of PA images, drop views, split and fold"
             raise ValueError(msg)
-        if self.fold is not None and split == "official":
+        if self.fold is not None and self.split == "official":
             msg = "CheXpert: split 'official' has no folds, drop split or fold"
             raise ValueError(msg)
 
@@ -110,13 +89,16 @@ class CheXpert(TableDataModule):
             TableError: If a table is missing or broken.
         """
         base = self._base()
-        parts = [self._read_part(find_table(self.root / base, ["train.csv"], self.name), base)]
-        if self.preset is not None or self.split == "official":
-            parts.append(self._read_part(find_table(self.root / base, ["valid.csv"], self.name), base))
+        folder = self.root / base
+        table = self._read_part(find_table(folder, ["train.csv"], self.name), base)
+        if self.preset is None and self.split == "patient":
+            return table
+        parts = [table, self._read_part(find_table(folder, ["valid.csv"], self.name), base)]
         if self.split == "official":
             names = ["groundtruth.csv", "test/groundtruth.csv", "test_labels.csv", "test.csv"]
-            parts.append(self._read_part(find_table(self.root / base, names, self.name), base))
-        return pd.concat(parts, ignore_index=True)
+            parts.append(self._read_part(find_table(folder, names, self.name), base, has_views=False))
+        table = pd.concat(parts, ignore_index=True)
+        return table.assign(split=table["part"].replace({"valid": "val"}))
 
     def select(self, selection: Selection) -> None:
         """Filter by view, uncertainty and support devices.
@@ -125,12 +107,10 @@ class CheXpert(TableDataModule):
             selection: The table.
         """
         selection.keep(selection.table["frontal"], "frontal")
-        unknown = (selection.table["view"] == "") & (selection.table["part"] == "test")
-        selection.keep(selection.table["view"].isin(self.views) | unknown, f"view {' or '.join(self.views)}")
-        keep_certain(selection, self.uncertain, self.keep_support_devices)
+        super().select(selection)
 
-    def make_splits(self, table: pd.DataFrame) -> pd.Series:
-        """Split by preset, officially or by patient.
+    def split_preset(self, table: pd.DataFrame) -> pd.Series:
+        """Draw the test from train.csv, then the training normals from the patients that are left.
 
         Args:
             table: The filtered table.
@@ -138,35 +118,20 @@ class CheXpert(TableDataModule):
         Returns:
             Split of each row, "" where not used.
         """
-        if self.preset is not None:
-            return self._split_anatpaste(table)
-        if self.split == "official":
-            official = table["part"].replace({"valid": "val"})
-            return official.mask((official == "train") & (table["label"] == ABNORMAL), "")
-        return super().make_splits(table)
-
-    def _split_anatpaste(self, table: pd.DataFrame) -> pd.Series:
-        """Draw the test from train.csv, then the training normals from the patients that are left."""
+        preset = str(self.preset)
+        published, few = _PRESETS[preset], _MINIMUM[preset]
         train = table[table["part"] == "train"]
-        few = _MINIMUM[self.preset]
-        wanted = shrink_counts(train, _PRESETS[self.preset])
-        drawn = draw_with_findings(train, wanted["test"], few, self.seed)
+        wanted = shrink_counts(train, published)
+        in_test = train["patient_id"].isin(draw_with_findings(train, wanted["test"], few, self.seed))
         split = pd.Series("", index=table.index)
         split[table["part"] == "valid"] = "val"
-        in_test = train["patient_id"].isin(drawn)
         split[train.index[in_test]] = "test"
         normals = train[~in_test & (train["label"] == NORMAL)]
-        rest = draw_patients(normals, wanted["train"], self.seed)
-        split[normals.index[normals["patient_id"].isin(rest)]] = "train"
-        found = count_groups(table.assign(split=split))
-        published = _PRESETS[self.preset]
-        groups = {f"{part} {label}": number for part, counts in published.items() for label, number in counts.items()}
-        compare_counts(self.name, str(self.preset), found, groups)
+        split[normals.index] = split_by_counts(normals, {"train": wanted["train"]}, self.seed)
+        compare_splits(self.name, preset, table, split, published)
         present = Counter(finding for cell in table["findings"][split == "test"] for finding in cell.split("|"))
         at_least = {finding: min(few, present[finding]) for finding in COMPETITION}
-        compare_counts(
-            self.name, f"{self.preset} ({few} test images a finding)", at_least, dict.fromkeys(at_least, few)
-        )
+        compare_counts(self.name, f"{preset} ({few} test images a finding)", at_least, dict.fromkeys(at_least, few))
         return split
 
     def _base(self) -> str:
@@ -179,28 +144,25 @@ class CheXpert(TableDataModule):
             raise TableError(msg)
         return f"{below[0]}/" if below else ""
 
-    def _read_part(self, path: Path, base: str) -> pd.DataFrame:
-        """Read one table, by path or by study."""
-        optional = ["Path", "Study", "Frontal/Lateral", "AP/PA", NO_FINDING, SUPPORT_DEVICES]
-        rows = read_table(path, COMPETITION, optional)
+    def _read_part(self, path: Path, base: str, has_views: bool = True) -> pd.DataFrame:
+        """Read one table, by path or by study. The official test table need not tell views: they are unknown then."""
+        by_path = ["Path", "AP/PA"]
+        rows = read_table(path, [*LABEL_COLUMNS, *(by_path if has_views else [])], [*by_path, "Study"])
         key = next((column for column in ("Path", "Study") if column in rows.columns), None)
         if key is None:
             msg = f"{path} lacks the columns ['Path'] and ['Study'], one of them names the images"
             raise TableError(msg)
         refuse_duplicates(rows[key], path)
         located = [self._locate(value, path, row) for row, value in enumerate(rows[key], start=1)]
-        rows["image_path"] = [base + found for found, _, _ in located]
         table = label_rows(rows, self.uncertain, path)
-        if NO_FINDING not in rows.columns:
-            logger.info("CheXpert: %s has no column '%s': no finding of the table is normal", path.name, NO_FINDING)
-        table["image_path"] = rows["image_path"]
+        table["image_path"] = [base + found for found, _, _ in located]
         table["part"] = [part for _, part, _ in located]
         table["patient_id"] = [patient for _, _, patient in located]
         table["mask_path"] = ""
+        table["view"] = rows["AP/PA"].str.strip() if key == "Path" and "AP/PA" in rows.columns else None
         if key == "Study":
             table = self._images_of_studies(table, path)
         table["frontal"] = table["image_path"].str.contains("frontal")
-        table["view"] = rows["AP/PA"].str.strip() if "AP/PA" in rows.columns and key == "Path" else ""
         return table
 
     def _locate(self, value: str, path: Path, row: int) -> tuple[str, str, str]:
@@ -224,10 +186,13 @@ class CheXpert(TableDataModule):
         ]
         empty = [study for study, files in zip(table["image_path"], images, strict=True) if not files]
         if empty:
-            msg = f"{path}: {len(empty)} studies have no images below {self.root}, the first is {empty[0]}"
+            what = (
+                f"{path}: {len(empty)} of {len(images)} studies have no images below {self.root}: {name_first(empty)}"
+            )
             if self.on_missing == "raise":
+                msg = f"{what}; complete them or pass on_missing='skip'"
                 raise TableError(msg)
-            logger.warning("CheXpert: %s", msg)
+            logger.warning("CheXpert: %s", what)
         table["image_path"] = pd.Series(images, index=table.index, dtype=object)
         return table.explode("image_path").dropna(subset="image_path").reset_index(drop=True)
 

@@ -3,14 +3,16 @@
 "No Finding" is 1 or blank, never 0. It ignores support devices: of 22,381 such rows in CheXpert, 8,808 have a device.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 
 from anomalib_cxr.data.selection import Selection
 from anomalib_cxr.data.splits import ABNORMAL, NORMAL
+from anomalib_cxr.data.table_datamodule import TableDataModule, one_of
 from anomalib_cxr.data.tables import parse_numbers
 
 NO_FINDING = "No Finding"
@@ -18,8 +20,53 @@ SUPPORT_DEVICES = "Support Devices"
 COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 """The five findings of the CheXpert competition, on which AnatPaste reports."""
 
-Uncertain = Literal["ignore", "zeros", "ones"]
-UNCERTAIN = ("ignore", "zeros", "ones")
+LABEL_COLUMNS = (*COMPETITION, NO_FINDING, SUPPORT_DEVICES)
+"""Columns that every table of labels must have."""
+
+
+class CheXpertLabelled(TableDataModule):
+    """Base of the sets with CheXpert's labels.
+
+    Subclasses give their table the columns of :func:`label_rows` and ``view``.
+
+    Args:
+        root: Folder of the data set.
+        views: Views of frontal images to keep, PA or AP as the set writes them.
+        uncertain: What -1 means: ``ignore`` (the image is left out), ``zeros`` (absent) or ``ones`` (present).
+        keep_support_devices: Keep images with tubes, wires or pacemakers.
+        split: ``patient`` divides by ``val_ratio`` and ``test_ratio``, ``official`` takes the split of the set.
+        **kwargs: Split, subset and loader arguments, see :class:`TableDataModule`.
+    """
+
+    split_settings: ClassVar[tuple[str, ...]] = ("views", "uncertain", "keep_support_devices", "split")
+
+    def __init__(
+        self,
+        root: str | Path,
+        views: Sequence[str] = ("PA",),
+        uncertain: Literal["ignore", "zeros", "ones"] = "ignore",
+        keep_support_devices: bool = True,
+        split: Literal["patient", "official"] = "patient",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root=root, **kwargs)
+        self.views = [views] if isinstance(views, str) else list(views)
+        self.uncertain = one_of("uncertain", uncertain, ("ignore", "zeros", "ones"))
+        self.keep_support_devices = keep_support_devices
+        self.split = one_of("split", split, ("patient", "official"))
+
+    def select(self, selection: Selection) -> None:
+        """Filter by view, uncertainty and support devices; a view of None is unknown and kept.
+
+        Args:
+            selection: The table.
+        """
+        view = selection.table["view"]
+        selection.keep(view.isin(self.views) | view.isna(), f"view {' or '.join(self.views)}")
+        if self.uncertain == "ignore":
+            selection.keep(~selection.table["uncertain"], "none of the five findings uncertain")
+        if not self.keep_support_devices:
+            selection.keep(~selection.table["support_devices"], "no support devices")
 
 
 def label_rows(rows: pd.DataFrame, uncertain: str, path: Path) -> pd.DataFrame:
@@ -27,10 +74,10 @@ def label_rows(rows: pd.DataFrame, uncertain: str, path: Path) -> pd.DataFrame:
 
     Normal is "No Finding" = 1 with none of the five competition findings present; abnormal is at least one of the five
     present. Everything else, such as a fracture alone, gets the label "". An uncertain finding counts as absent
-    (``zeros``, and ``ignore``, where :func:`keep_certain` leaves the image out) or as present (``ones``).
+    (``zeros``, and ``ignore``, where the image is left out later) or as present (``ones``).
 
     Args:
-        rows: Text columns: the five findings, and where the table has them "No Finding" and "Support Devices".
+        rows: Text columns :data:`LABEL_COLUMNS`.
         uncertain: ``ignore``, ``zeros`` or ``ones``.
         path: File of the table, for messages.
 
@@ -41,7 +88,7 @@ def label_rows(rows: pd.DataFrame, uncertain: str, path: Path) -> pd.DataFrame:
     Raises:
         TableError: If a cell is neither a number nor empty.
     """
-    values = {column: _values(rows, column, path) for column in (*COMPETITION, NO_FINDING, SUPPORT_DEVICES)}
+    values = {column: _values(rows, column, path) for column in LABEL_COLUMNS}
     five = np.stack([values[finding] for finding in COMPETITION], axis=1)
     present = (five == 1) | ((five == -1) & (uncertain == "ones"))
     abnormal = present.any(axis=1)
@@ -59,23 +106,7 @@ def label_rows(rows: pd.DataFrame, uncertain: str, path: Path) -> pd.DataFrame:
 
 
 def _values(rows: pd.DataFrame, column: str, path: Path) -> np.ndarray:
-    """Numbers of a column, NaN where blank or absent."""
-    if column not in rows.columns:
-        return np.full(len(rows), np.nan)
+    """Numbers of a column, NaN where blank."""
     words = {"true": "1", "false": "0"}
     cells = pd.Series([words.get(cell.strip().lower(), cell) for cell in rows[column]], name=column, dtype=str)
     return parse_numbers(cells, path).to_numpy()
-
-
-def keep_certain(selection: Selection, uncertain: str, keep_support_devices: bool) -> None:
-    """Leave out images by uncertainty and support devices.
-
-    Args:
-        selection: Table with the columns of :func:`label_rows`.
-        uncertain: ``ignore`` leaves out every image with an uncertain value among the five findings.
-        keep_support_devices: Keep images with devices such as tubes, wires and pacemakers.
-    """
-    if uncertain == "ignore":
-        selection.keep(~selection.table["uncertain"], "none of the five findings uncertain")
-    if not keep_support_devices:
-        selection.keep(~selection.table["support_devices"], "no support devices")

@@ -12,6 +12,7 @@ import logging
 import os
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 _FORMAT = "anomalib-cxr split 1"
 _COLUMNS = ["image", "patient_id", "label", "split"]
+# Which part of a set to use, and the values that ask for no part.
+_ASKED = {"fold": None, "num_folds": None, "fraction": 1.0, "limit": None}
 
 
 def write_manifest(path: str | Path, table: pd.DataFrame, name: str, settings: dict[str, Any]) -> str:
@@ -149,6 +152,35 @@ def _digest(head: dict[str, Any], body: str) -> str:
     """SHA-256 over the head without its own digest, and all rows."""
     stated = json.dumps({key: value for key, value in head.items() if key != "sha256"}, sort_keys=True)
     return sha256(f"{stated}\n{body}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def check_settings(made_with: Mapping[str, Any], given: Mapping[str, Any], path: str | Path, name: str) -> None:
+    """Compare the settings of a manifest with those of the datamodule that loads it.
+
+    The manifest decides. Differences are logged, but a round of a cross-validation or a part of the data is asked for
+    on purpose: where the manifest holds another one, it is refused.
+
+    Args:
+        made_with: Settings in the head of the manifest.
+        given: Settings of the datamodule.
+        path: File of the manifest, for messages.
+        name: Data set, for messages.
+
+    Raises:
+        TableError: If ``fold``, ``num_folds``, ``fraction`` or ``limit`` is given and is not the manifest's.
+    """
+    differing = {
+        key: (made_with[key], value)
+        for key, value in json.loads(json.dumps(dict(given))).items()
+        if key in made_with and made_with[key] != value
+    }
+    said = ", ".join(f"{key} {theirs!r} there, {ours!r} here" for key, (theirs, ours) in differing.items())
+    asked = [key for key, unasked in _ASKED.items() if key in differing and differing[key][1] != unasked]
+    if asked:
+        msg = f"{name}: the split manifest {path} was made with other settings: {said}; drop {asked}, or the manifest"
+        raise TableError(msg)
+    if differing:
+        logger.warning("%s: the split manifest %s decides, not these settings: %s", name, path, said)
 
 
 def apply_manifest(table: pd.DataFrame, manifest: pd.DataFrame, path: str | Path, name: str) -> pd.Series:

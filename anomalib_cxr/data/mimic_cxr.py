@@ -10,24 +10,13 @@ Layout::
 """
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import pandas as pd
 
-from anomalib_cxr.data.chexpert_labels import (
-    COMPETITION,
-    NO_FINDING,
-    SUPPORT_DEVICES,
-    UNCERTAIN,
-    Uncertain,
-    keep_certain,
-    label_rows,
-)
-from anomalib_cxr.data.selection import Selection
-from anomalib_cxr.data.splits import split_by_patient
-from anomalib_cxr.data.table_datamodule import TableDataModule, find_table, one_of
+from anomalib_cxr.data.chexpert_labels import LABEL_COLUMNS, CheXpertLabelled, label_rows
+from anomalib_cxr.data.table_datamodule import find_table
 from anomalib_cxr.data.tables import TableError, read_table, refuse_duplicates
 
 logger = logging.getLogger(__name__)
@@ -36,7 +25,7 @@ _SPLITS = {"train": "train", "validate": "val", "test": "test"}
 _STUDY = ["subject_id", "study_id"]
 
 
-class MIMICCXR(TableDataModule):
+class MIMICCXR(CheXpertLabelled):
     """MIMIC-CXR-JPG in its official split, by default PA images, with CheXpert labels.
 
     Normal is "No Finding", abnormal at least one of the five CheXpert competition findings; other images, and those of
@@ -45,29 +34,18 @@ class MIMICCXR(TableDataModule):
 
     Args:
         root: Folder with the three tables and ``files``.
-        views: Values of ``ViewPosition`` to keep: PA, AP and others.
-        uncertain: What -1 means: ``ignore`` (the image is left out), ``zeros`` (absent) or ``ones`` (present).
-        keep_support_devices: Keep images with tubes, wires or pacemakers.
         split: ``official``, or ``patient`` to divide anew by ``val_ratio`` and ``test_ratio``.
-        **kwargs: Split, subset and loader arguments, see :class:`TableDataModule`.
+        **kwargs: Views (values of ``ViewPosition``), labels, split, subset and loader arguments, see
+            :class:`CheXpertLabelled`.
     """
-
-    split_settings: ClassVar[tuple[str, ...]] = ("views", "uncertain", "keep_support_devices", "split")
 
     def __init__(
         self,
         root: str | Path = "./datasets/mimic-cxr-jpg",
-        views: Sequence[str] = ("PA",),
-        uncertain: Uncertain = "ignore",
-        keep_support_devices: bool = True,
         split: Literal["official", "patient"] = "official",
         **kwargs: Any,
     ) -> None:
-        super().__init__(root=root, **kwargs)
-        self.views = [views] if isinstance(views, str) else list(views)
-        self.uncertain = one_of("uncertain", uncertain, UNCERTAIN)
-        self.keep_support_devices = keep_support_devices
-        self.split = one_of("split", split, ("official", "patient"))
+        super().__init__(root=root, split=split, **kwargs)
 
     def load_table(self) -> pd.DataFrame:
         """Join the three tables.
@@ -91,40 +69,19 @@ class MIMICCXR(TableDataModule):
                 raise TableError(msg)
         subject = metadata["subject_id"]
         folder = "files/p" + subject.str[:2] + "/p" + subject + "/s" + metadata["study_id"]
-        labels = self._labels_of(metadata, label_path)
-        return labels.assign(
+        table = self._labels_of(metadata, label_path).assign(
             image_path=folder + "/" + metadata["dicom_id"] + ".jpg",
             patient_id="p" + subject,
             mask_path="",
             view=metadata["ViewPosition"].str.strip(),
-            split=self._splits_of(metadata, split_path),
         )
-
-    def select(self, selection: Selection) -> None:
-        """Filter by view, uncertainty and support devices.
-
-        Args:
-            selection: The table.
-        """
-        selection.keep(selection.table["view"].isin(self.views), f"view {' or '.join(self.views)}")
-        keep_certain(selection, self.uncertain, self.keep_support_devices)
-
-    def make_splits(self, table: pd.DataFrame) -> pd.Series:
-        """Take the official split, or split by patient.
-
-        Args:
-            table: The filtered table.
-
-        Returns:
-            Split of each row, "" where not used.
-        """
-        if self.fold is None and self.split == "patient":
-            return split_by_patient(table, self.seed, self.val_ratio, self.test_ratio)
-        return super().make_splits(table)
+        if self.split == "official":
+            table["split"] = self._splits_of(metadata, split_path)
+        return table
 
     def _labels_of(self, metadata: pd.DataFrame, path: Path) -> pd.DataFrame:
         """Label each image by its study; images of studies without labels get ""."""
-        rows = read_table(path, [*_STUDY, *COMPETITION, NO_FINDING], [SUPPORT_DEVICES])
+        rows = read_table(path, [*_STUDY, *LABEL_COLUMNS])
         refuse_duplicates(rows["study_id"], path)
         labels = label_rows(rows, self.uncertain, path)
         labels[_STUDY] = rows[_STUDY]

@@ -24,7 +24,7 @@ import pandas as pd
 from anomalib_cxr.data.files import inside
 from anomalib_cxr.data.selection import Selection
 from anomalib_cxr.data.splits import ABNORMAL, NORMAL, assign_folds, draw_patients, patients_with_abnormal
-from anomalib_cxr.data.table_datamodule import TableDataModule, compare_counts, find_table, one_of
+from anomalib_cxr.data.table_datamodule import TableDataModule, compare_counts, find_table, locate_table, one_of
 from anomalib_cxr.data.tables import TableError, is_missing, parse_labels, parse_numbers, read_table, refuse_duplicates
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class PadChest(TableDataModule):
 
     Args:
         root: Folder with the table and the images.
-        table: The table, if it is not in the root under its published name.
+        table: The table, relative to the root or the working directory, if it has not its published name.
         projections: Values of ``Projection`` to keep: PA, AP, AP_horizontal, L, COSTAL, EXCLUDE, UNK.
         labelled_by: ``physician``, or ``all`` for the labels predicted from reports as well.
         patients: ``adults``, ``children`` or ``all``.
@@ -62,7 +62,7 @@ class PadChest(TableDataModule):
         **kwargs: Split, subset and loader arguments, see :class:`TableDataModule`.
     """
 
-    split_settings: ClassVar[tuple[str, ...]] = ("preset", "projections", "labelled_by", "patients")
+    split_settings: ClassVar[tuple[str, ...]] = ("projections", "labelled_by", "patients")
 
     def __init__(
         self,
@@ -81,9 +81,15 @@ class PadChest(TableDataModule):
         self.labelled_by = one_of("labelled_by", labelled_by, ("physician", "all"))
         self.patients = one_of("patients", patients, ("adults", "children", "all"))
         self.depth = one_of("depth", depth, ("table", "file"))
-        self.preset = one_of("preset", preset, ("kim2023",)) if preset is not None else None
+        self.preset = one_of("preset", preset, (None, "kim2023"))
         if preset is not None and (self.projections != ["PA"] or labelled_by != "physician"):
             msg = f"PadChest: preset {preset} means PA images labelled by physicians, drop projections and labelled_by"
+            raise ValueError(msg)
+        if preset is not None and (self.num_folds != _KIM2023_FOLDS or (self.fold or 0) not in range(_KIM2023_FOLDS)):
+            msg = (
+                f"PadChest: preset {preset} has {_KIM2023_FOLDS} folds, numbered from 0, got fold {self.fold} of "
+                f"{self.num_folds}"
+            )
             raise ValueError(msg)
 
     def load_table(self) -> pd.DataFrame:
@@ -96,7 +102,7 @@ class PadChest(TableDataModule):
             TableError: If the table is broken: a column missing, an image listed twice, a cell that is no list, a bit
                 depth that is no number, a path that leaves the root.
         """
-        path = self.table or find_table(self.root, [TABLE], self.name)
+        path = locate_table(self.root, self.table) if self.table else find_table(self.root, [TABLE], self.name)
         required = ["ImageID", "PatientID", "Projection", "Pediatric", "MethodLabel", "Labels"]
         rows = read_table(path, required, ["ImageDir", "BitsStored_DICOM"])
         refuse_duplicates(rows["ImageID"], path)
@@ -113,8 +119,10 @@ class PadChest(TableDataModule):
                 "method": rows["MethodLabel"].str.strip(),
             }
         )
-        if "BitsStored_DICOM" in rows.columns and self.depth == "table":
+        if self.depth == "table" and "BitsStored_DICOM" in rows.columns:
             table["bits"] = parse_numbers(rows["BitsStored_DICOM"], path)
+        elif self.depth == "table":
+            logger.warning("PadChest: %s has no column 'BitsStored_DICOM', each file tells its own depth", path.name)
         if is_missing(table["patient_id"]).any():
             row = int(is_missing(table["patient_id"]).to_numpy().argmax())
             msg = f"{path}: data row {row + 1} has no PatientID"
@@ -135,8 +143,8 @@ class PadChest(TableDataModule):
             value = "No" if self.patients == "adults" else "PED"
             selection.keep(selection.table["pediatric"] == value, self.patients)
 
-    def make_splits(self, table: pd.DataFrame) -> pd.Series:
-        """Split by the preset, or as any table.
+    def split_preset(self, table: pd.DataFrame) -> pd.Series:
+        """Deal the drawn patients to 20 blocks of 5 %, and move on by four blocks from fold to fold.
 
         Args:
             table: The filtered table.
@@ -144,19 +152,9 @@ class PadChest(TableDataModule):
         Returns:
             Split of each row, "" where not used.
         """
-        if self.preset is None:
-            return super().make_splits(table)
-        return self._split_kim2023(table)
-
-    def _split_kim2023(self, table: pd.DataFrame) -> pd.Series:
-        """Deal the drawn patients to 20 blocks of 5 %, and move on by four blocks from fold to fold."""
-        fold = self.fold or 0
-        if not 0 <= fold < _KIM2023_FOLDS:
-            msg = f"PadChest: preset kim2023 has folds 0 to {_KIM2023_FOLDS - 1}, got {fold}"
-            raise ValueError(msg)
         drawn = table[table["patient_id"].isin(draw_patients(table, _KIM2023, self.seed))]
         compare_counts(self.name, "kim2023", Counter(drawn["label"]), _KIM2023)
-        block = (assign_folds(drawn, 20, self.seed) - 4 * fold) % 20
+        block = (assign_folds(drawn, 20, self.seed) - 4 * (self.fold or 0)) % 20
         diseased = drawn["patient_id"].isin(patients_with_abnormal(drawn))
         split = pd.Series("", index=table.index)
         split[block.index] = "train"

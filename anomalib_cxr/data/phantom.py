@@ -129,7 +129,8 @@ def render_phantom(size: int | tuple[int, int], seed: int, index: int, lesion: s
     """
     height, width = check_size(size)
     if seed < 0 or index < 0:
-        raise ValueError(f"Phantom seed and index must be non-negative, got seed={seed}, index={index}.")
+        msg = f"Phantom seed and index must be non-negative, got seed={seed}, index={index}."
+        raise ValueError(msg)
     if lesion is not None:
         check_kinds([lesion])
 
@@ -159,7 +160,8 @@ def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
     """
     pair = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
     if len(pair) != 2 or any(not isinstance(side, (int, np.integer)) or side < MIN_SIZE for side in pair):
-        raise ValueError(f"Phantom size must be one or two integers of at least {MIN_SIZE} pixels, got {size!r}.")
+        msg = f"Phantom size must be one or two integers of at least {MIN_SIZE} pixels, got {size!r}."
+        raise ValueError(msg)
     return int(pair[0]), int(pair[1])
 
 
@@ -171,7 +173,8 @@ def check_kinds(kinds: list[str] | tuple[str, ...]) -> None:
     """
     unknown = [kind for kind in kinds if kind not in _LESIONS]
     if unknown:
-        raise ValueError(f"Unknown lesion kind {unknown[0]!r}: choose from {', '.join(_LESIONS)}.")
+        msg = f"Unknown lesion kind {unknown[0]!r}: choose from {', '.join(_LESIONS)}."
+        raise ValueError(msg)
 
 
 def _stream(seed: int, index: int, stream: int) -> np.random.Generator:

@@ -26,7 +26,7 @@ import pandas as pd
 from anomalib_cxr.data.files import inside, scan_images
 from anomalib_cxr.data.selection import Selection
 from anomalib_cxr.data.splits import ABNORMAL, NORMAL
-from anomalib_cxr.data.table_datamodule import TableDataModule
+from anomalib_cxr.data.table_datamodule import TableDataModule, locate_table
 from anomalib_cxr.data.tables import TableError, is_missing, parse_numbers, read_table, refuse_duplicates
 
 logger = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class RadiographTable(TableDataModule):
 
     def _load_csv(self, listed: Path) -> pd.DataFrame:
         """Read the CSV file. Columns of other than the default names must exist."""
-        path = self.root / listed if (self.root / listed).is_file() else listed
+        path = locate_table(self.root, listed)
         defaults = {"patient_id", "split", "findings", "mask_path", "bits"}
         required = [name for key, name in self.columns.items() if name != key or key not in defaults]
         optional = [name for name in self.columns.values() if name not in required]

@@ -25,9 +25,9 @@ import pandas as pd
 
 from anomalib_cxr.data.base import default_num_workers
 from anomalib_cxr.data.selection import Selection
-from anomalib_cxr.data.splits import ABNORMAL, NORMAL, draw_patients, shrink_counts
-from anomalib_cxr.data.table_datamodule import TableDataModule, compare_counts, count_groups, find_table, one_of
-from anomalib_cxr.data.tables import TableError, parse_numbers, read_table
+from anomalib_cxr.data.splits import ABNORMAL, NORMAL, shrink_counts, split_by_counts
+from anomalib_cxr.data.table_datamodule import TableDataModule, compare_splits, find_table, locate_table, one_of
+from anomalib_cxr.data.tables import TableError, parse_numbers, read_table, refuse_duplicates
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ SIDE = 1024
 
 _CLASSES = ("Normal", "No Lung Opacity / Not Normal", "Lung Opacity")
 _FOLDERS = ("stage_2_train_images", "train_images", "images")
-_PRESET = {"train": {NORMAL: 6614}, "val": {NORMAL: 300, ABNORMAL: 300}, "test": {NORMAL: 300, ABNORMAL: 300}}
+_PRESET = {"test": {NORMAL: 300, ABNORMAL: 300}, "val": {NORMAL: 300, ABNORMAL: 300}, "train": {NORMAL: 6614}}
 
 
 class RSNA(TableDataModule):
@@ -54,15 +54,16 @@ class RSNA(TableDataModule):
     Args:
         root: Folder with the tables and the images.
         views: Values of ``ViewPosition`` to keep (PA, AP), or None for all.
-        headers: CSV file with ``PatientID`` (or ``patientId``) and ``ViewPosition``. ``None``: the views are read from
-            the headers of the DICOM files.
-        mapping: The published mapping to NIH images, JSON. ``None``: looked for in the root under its published name.
+        headers: CSV file with ``PatientID`` (or ``patientId``) and ``ViewPosition``, relative to the root or the
+            working directory. ``None``: the views are read from the headers of the DICOM files.
+        mapping: The published mapping to NIH images, JSON, found likewise. ``None``: looked for in the root under its
+            published name.
         include_not_normal: Count "No Lung Opacity / Not Normal" as abnormal.
         preset: ``anatpaste`` or None.
         **kwargs: Split, subset and loader arguments, see :class:`TableDataModule`.
     """
 
-    split_settings: ClassVar[tuple[str, ...]] = ("preset", "views", "include_not_normal", "patient_safe")
+    split_settings: ClassVar[tuple[str, ...]] = ("views", "include_not_normal", "patient_safe")
 
     def __init__(
         self,
@@ -75,7 +76,7 @@ class RSNA(TableDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(root=root, **kwargs)
-        self.preset = one_of("preset", preset, ("anatpaste",)) if preset is not None else None
+        self.preset = one_of("preset", preset, (None, "anatpaste"))
         if preset is not None and views is None:
             views = ("PA",)
         self.views = [views] if isinstance(views, str) else list(views) if views is not None else None
@@ -94,7 +95,8 @@ class RSNA(TableDataModule):
             Table of all images of the label table.
 
         Raises:
-            TableError: If a table is broken: a column missing, a box that is none, a patient in two classes.
+            TableError: If a table is broken: a column missing, a box that is none, a row repeated, an image in two
+                classes or with boxes that contradict its class.
         """
         boxes = self._read_boxes(find_table(self.root, ["stage_2_train_labels.csv"], self.name))
         classes = self._read_classes(find_table(self.root, ["stage_2_detailed_class_info.csv"], self.name))
@@ -109,6 +111,14 @@ class RSNA(TableDataModule):
                 with_boxes.sum(),
             )
             listed = listed.mask(with_boxes, "Lung Opacity").fillna("")
+        opaque = listed == "Lung Opacity"
+        contradicting = table["image_id"][(opaque != table["boxes"].map(bool)) & (listed != "")]
+        if len(contradicting):
+            msg = (
+                f"RSNA: {len(contradicting)} images of class 'Lung Opacity' have no box, or others have one, the first "
+                f"is {contradicting.iloc[0]}: the class table and the label table do not belong together"
+            )
+            raise TableError(msg)
         strangers = len(set(classes) - set(boxes))
         if strangers:
             logger.warning("RSNA: %d images of the class table are not in the label table and ignored", strangers)
@@ -130,12 +140,20 @@ class RSNA(TableDataModule):
             selection: The table.
         """
         selection.keep(selection.table["label"] != "", "class Normal or abnormal")
-        if self.views is not None:
-            view = self._views_of(selection.table)
-            selection.keep(view.isin(self.views), f"view {' or '.join(self.views)}")
+        if self.views is None:
+            return
+        if self.headers is None:
+            self.keep_existing(selection)  # a file that is not there tells no view either
+            view = self._views_in_files(selection.table["image_path"])
+        else:
+            view = self._views_in_table(selection.table["image_id"], locate_table(self.root, self.headers))
+        unknown = int((view == "").sum())
+        if unknown:
+            logger.warning("RSNA: %d of %d images tell no view and are left out", unknown, len(view))
+        selection.keep(view.isin(self.views), f"view {' or '.join(self.views)}")
 
-    def make_splits(self, table: pd.DataFrame) -> pd.Series:
-        """Split by the preset, or as any table.
+    def split_preset(self, table: pd.DataFrame) -> pd.Series:
+        """Draw the published numbers of images by patient.
 
         Args:
             table: The filtered table.
@@ -143,16 +161,8 @@ class RSNA(TableDataModule):
         Returns:
             Split of each row, "" where not used.
         """
-        if self.preset is None:
-            return super().make_splits(table)
-        split = pd.Series("", index=table.index)
-        wanted = shrink_counts(table, _PRESET)
-        for part in ("test", "val", "train"):
-            left = table[split == ""]
-            drawn = draw_patients(left, wanted[part], self.seed)
-            split[left.index[left["patient_id"].isin(drawn)]] = part
-        published = {f"{part} {label}": number for part, counts in _PRESET.items() for label, number in counts.items()}
-        compare_counts(self.name, self.preset, count_groups(table.assign(split=split)), published)
+        split = split_by_counts(table, shrink_counts(table, _PRESET), self.seed)
+        compare_splits(self.name, str(self.preset), table, split, _PRESET)
         return split
 
     def _read_boxes(self, path: Path) -> dict[str, tuple[tuple[float, float, float, float], ...]]:
@@ -172,6 +182,14 @@ class RSNA(TableDataModule):
             msg = (
                 f"{path}: {int(wrong.sum())} rows are no image id with Target 0, or with Target 1 and a box inside "
                 f"{SIDE} x {SIDE} pixels; the first is data row {row + 1}: {rows.iloc[row].to_dict()}"
+            )
+            raise TableError(msg)
+        repeated = rows.duplicated() | (rows["patientId"].duplicated(keep=False) & ~has_box)
+        if repeated.any():
+            row = int(repeated.to_numpy().argmax())
+            msg = (
+                f"{path}: {int(repeated.sum())} rows repeat a box, or an image without boxes has other rows too; the "
+                f"first is data row {row + 1}: {rows.iloc[row].to_dict()}"
             )
             raise TableError(msg)
         boxes: dict[str, tuple[tuple[float, float, float, float], ...]] = {}
@@ -207,7 +225,7 @@ class RSNA(TableDataModule):
 
     def _patients_of(self, image_ids: pd.Series) -> pd.Series:
         """Patient of each image by the published mapping; without it each image counts as a patient."""
-        path = self.mapping or self.root / MAPPING
+        path = locate_table(self.root, self.mapping) if self.mapping else self.root / MAPPING
         if not path.is_file():
             if self.mapping is not None:
                 msg = f"RSNA: the mapping {path} does not exist"
@@ -224,23 +242,32 @@ class RSNA(TableDataModule):
         self.patient_safe = not lacking.any()
         return found.mask(lacking, "image " + image_ids)
 
-    def _views_of(self, table: pd.DataFrame) -> pd.Series:
-        """View of each image, from the table of headers or from the files."""
-        if self.headers is not None:
-            path = self.root / self.headers if (self.root / self.headers).is_file() else self.headers
-            rows = read_table(path, ["ViewPosition"], ["patientId", "PatientID"])
-            key = next((column for column in ("patientId", "PatientID") if column in rows.columns), None)
-            if key is None:
-                msg = f"{path} lacks the column 'PatientID'"
-                raise TableError(msg)
-            views = dict(zip(rows[key], rows["ViewPosition"].str.strip(), strict=True))
-            return table["image_id"].map(views).fillna("")
+    def _views_in_table(self, image_ids: pd.Series, path: Path) -> pd.Series:
+        """View of each image by a table of headers, "" where it has none."""
+        rows = read_table(path, ["ViewPosition"], ["patientId", "PatientID"])
+        key = next((column for column in ("patientId", "PatientID") if column in rows.columns), None)
+        if key is None:
+            msg = f"{path} lacks the column 'PatientID'"
+            raise TableError(msg)
+        rows = rows[[key, "ViewPosition"]].drop_duplicates()
+        refuse_duplicates(rows[key], path)
+        views = dict(zip(rows[key], rows["ViewPosition"].str.strip(), strict=True))
+        return image_ids.map(views).fillna("")
+
+    def _views_in_files(self, paths: pd.Series) -> pd.Series:
+        """View of each image by its own header, "" where it has none; unreadable files as ``on_error`` says."""
         with ThreadPoolExecutor(default_num_workers()) as pool:
-            found = list(pool.map(_read_view, [self.root / image for image in table["image_path"]]))
-        unknown = found.count("")
-        if unknown:
-            logger.warning("RSNA: %d of %d files tell no view; give a table by headers", unknown, len(found))
-        return pd.Series(found, index=table.index)
+            found = list(pool.map(_read_view, [self.root / path for path in paths]))
+        for path, (_, reason) in zip(paths, found, strict=True):
+            if reason is None:
+                continue
+            if self.on_error == "raise":
+                msg = f"RSNA: {self.root / path}: {reason}; replace the file or pass on_error='skip'"
+                raise TableError(msg)
+            self.skipped[str(self.root / path)] = reason
+            self._gone.add(path)
+            logger.warning("RSNA: skipped %s: %s", self.root / path, reason)
+        return pd.Series([view for view, _ in found], index=paths.index)
 
 
 def read_mapping(path: Path) -> dict[str, str]:
@@ -257,23 +284,30 @@ def read_mapping(path: Path) -> dict[str, str]:
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-        return {str(entry["subset_img_id"]): f"nih {str(entry['img_id']).partition('_')[0]}" for entry in entries}
+        pairs = {(str(entry["subset_img_id"]), str(entry["img_id"]).partition("_")[0]) for entry in entries}
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         msg = f"{path} is not the published mapping, a JSON list of objects with subset_img_id and img_id: {error!r}"
         raise TableError(msg) from error
+    patients = {image: f"nih {patient}" for image, patient in pairs}
+    if len(patients) < len(pairs):
+        msg = f"{path} gives {len(pairs) - len(patients)} images another patient a second time"
+        raise TableError(msg)
+    return patients
 
 
-def _read_view(path: Path) -> str:
-    """ViewPosition of a DICOM file, "" where there is none."""
+def _read_view(path: Path) -> tuple[str, str | None]:
+    """ViewPosition of a DICOM file, "" where there is none, and the reason why its header cannot be read or None."""
     if path.suffix.lower() not in {".dcm", ".dicom"}:
-        return ""
+        return "", None
     try:
         import pydicom
     except ImportError as error:
         msg = "RSNA: reading views from DICOM files needs pydicom: pip install 'anomalib-cxr[dicom]', or give headers"
         raise TableError(msg) from error
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["ViewPosition"])
-        return str(header.get("ViewPosition", "")).strip()
-    except Exception:  # noqa: BLE001 - whatever a broken file makes the parser stumble over: the view is unknown
-        return ""
+        header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["Rows", "ViewPosition"])
+    except Exception as error:  # noqa: BLE001 - whatever a broken file makes the parser stumble over
+        return "", f"its DICOM header cannot be read: {' '.join(str(error).split())}"
+    if not header.get("Rows"):
+        return "", "its DICOM header cannot be read: it states no Rows"
+    return str(header.get("ViewPosition", "")).strip(), None

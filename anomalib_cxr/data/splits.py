@@ -83,6 +83,24 @@ def shrink_counts(table: DataFrame, wanted: Mapping[str, Mapping[str, int]]) -> 
     return shrunk
 
 
+def split_by_counts(table: DataFrame, wanted: Mapping[str, Mapping[str, int]], seed: int) -> Series:
+    """Draw splits of given numbers of images one after the other, each from the patients that are left.
+
+    Args:
+        table: Samples with ``patient_id`` and ``label``, any index.
+        wanted: Images per split and label, in the order of the draws.
+        seed: Key of the patient order.
+
+    Returns:
+        Split of each row, "" for those that no draw took, with the index of ``table``.
+    """
+    split = Series("", index=table.index)
+    for part, counts in wanted.items():
+        left = table[split == ""]
+        split[left.index[left["patient_id"].astype(str).isin(draw_patients(left, counts, seed))]] = part
+    return split
+
+
 def deal_patients(table: DataFrame, shares: Mapping[str, float], seed: int) -> dict[str, str]:
     """Deal all patients to parts so that the parts' images approach the given shares, whatever the label.
 

@@ -11,23 +11,25 @@ from typing import Any, ClassVar, Literal
 import pandas as pd
 from tqdm.auto import tqdm
 
-from anomalib_cxr.data.base import RadiographDataModule, default_num_workers, describe_splits
+from anomalib_cxr.data.base import RadiographDataModule, check_samples, default_num_workers
 from anomalib_cxr.data.duplicates import find_duplicates
 from anomalib_cxr.data.files import find_missing
-from anomalib_cxr.data.manifest import apply_manifest, read_manifest, write_manifest
+from anomalib_cxr.data.manifest import apply_manifest, check_settings, read_manifest, write_manifest
 from anomalib_cxr.data.selection import Selection
-from anomalib_cxr.data.splits import ABNORMAL, LABELS, split_by_fold, split_by_patient, take_fraction
+from anomalib_cxr.data.splits import ABNORMAL, LABELS, NORMAL, split_by_fold, split_by_patient, take_fraction
 from anomalib_cxr.data.tables import TableError
 
 logger = logging.getLogger(__name__)
 
 _NAMED = 10
+_NEEDED = (("train", NORMAL), ("val", NORMAL), ("val", ABNORMAL), ("test", NORMAL), ("test", ABNORMAL))
 
 
 class TableDataModule(RadiographDataModule):
     """Radiographs that a table lists.
 
-    Subclasses implement :meth:`load_table` and :meth:`select`, and may override :meth:`make_splits`.
+    Subclasses implement :meth:`load_table` and :meth:`select`; those with presets implement :meth:`split_preset`, and
+    those with a split of another kind override :meth:`make_splits`.
 
     Args:
         root: Folder of the data set.
@@ -39,15 +41,22 @@ class TableDataModule(RadiographDataModule):
         fraction: Part of the patients of each split to use, for a quick start.
         limit: Most patients to use in all.
         split_manifest: File of the split: read if it exists, else made and written there.
-        on_missing: What to do if listed images do not exist: ``raise``, or ``skip`` them with a count.
+        on_missing: What to do if listed images or masks do not exist: ``raise``, or ``skip`` them with a count.
         on_error: What to do with unreadable images: ``raise`` at the first that is needed, or read every image once
-            before the training and ``skip`` those that fail, with their reasons.
+            before the training and ``skip`` those that fail; they are listed with their reasons when found and again
+            at the end of the run.
         check_duplicates: Report byte-identical files in different splits.
         **kwargs: Batch sizes, workers, augmentations and seed, see :class:`RadiographDataModule`.
+
+    Attributes:
+        skipped: Reason for each unreadable image that ``on_error="skip"`` left out.
     """
 
     split_settings: ClassVar[tuple[str, ...]] = ()
     """Attributes of a subclass that decide the split: they are written into its manifest."""
+
+    preset: str | None = None
+    """A published split, for sets that know one."""
 
     def __init__(
         self,
@@ -75,6 +84,8 @@ class TableDataModule(RadiographDataModule):
         self.on_missing = one_of("on_missing", on_missing, ("raise", "skip"))
         self.on_error = one_of("on_error", on_error, ("raise", "skip"))
         self.check_duplicates = check_duplicates
+        self.skipped: dict[str, str] = {}
+        self._gone: set[str] = set()
 
     @abstractmethod
     def load_table(self) -> pd.DataFrame:
@@ -96,7 +107,7 @@ class TableDataModule(RadiographDataModule):
         """
 
     def make_splits(self, table: pd.DataFrame) -> pd.Series:
-        """Split the filtered table: by fold if one is asked for, else as the set has it, else by patient.
+        """Split the filtered table: by preset or fold if one is asked for, else as the set has it, else by patient.
 
         Where the set has its own split, abnormal training images are not used.
 
@@ -106,11 +117,24 @@ class TableDataModule(RadiographDataModule):
         Returns:
             "train", "val", "test" or "" (not used) for each row.
         """
+        if self.preset is not None:
+            return self.split_preset(table)
         if self.fold is not None:
             return split_by_fold(table, self.fold, self.num_folds, self.seed)
         if "split" in table.columns:
             return table["split"].mask((table["split"] == "train") & (table["label"] == ABNORMAL), "")
         return split_by_patient(table, self.seed, self.val_ratio, self.test_ratio)
+
+    def split_preset(self, table: pd.DataFrame) -> pd.Series:
+        """Split the filtered table as :attr:`preset` says.
+
+        Args:
+            table: The filtered table.
+
+        Returns:
+            "train", "val", "test" or "" (not used) for each row.
+        """
+        raise NotImplementedError
 
     def make_samples(self) -> pd.DataFrame:
         """Load, filter, find the files, split, and check duplicates.
@@ -126,23 +150,40 @@ class TableDataModule(RadiographDataModule):
         if not self.root.is_dir():
             msg = f"{self.name}: the root {self.root} does not exist or is no folder"
             raise FileNotFoundError(msg)
-        selection = Selection(self.load_table().reset_index(drop=True), self.name)
+        self.skipped, self._gone = {}, set()
+        table = self.load_table().reset_index(drop=True)
+        if self.fold is not None:
+            table = table.drop(columns="split", errors="ignore")
+        selection = Selection(table, self.name)
         self.select(selection)
         selection.keep(selection.table["label"] != "", "labelled normal or abnormal")
-        self._keep_existing(selection)
-        for label in LABELS:
-            culprit = selection.emptied(label)
-            if culprit is not None:
-                msg = f"{self.name}: no {label} image is left after '{culprit}'; in order: {selection.describe()}"
-                raise TableError(msg)
-        table = self._split(selection.table.reset_index(drop=True))
+        self.keep_existing(selection)
+        self._refuse_empty(selection, [(None, label) for label in LABELS])
+        selection.table = selection.table.reset_index(drop=True)
+        self._split(selection)
         for column in ("image_path", "mask_path"):
-            table[column] = [str(self.root / path) if path else "" for path in table[column]]
+            selection.table[column] = [str(self.root / path) if path else "" for path in selection.table[column]]
         if self.on_error == "skip":
-            table = self._drop_unreadable(table)
+            self._keep_readable(selection)
+        table = selection.table.reset_index(drop=True)
         if self.check_duplicates:
             self._report_duplicates(table)
         return table
+
+    def teardown(self, stage: str) -> None:
+        """List the skipped images once more: Lightning calls this at the end of a fit, test, validation or prediction.
+
+        Args:
+            stage: What ends.
+        """
+        super().teardown(stage)
+        if self.skipped and (self.trainer is None or self.trainer.is_global_zero):
+            logger.warning("%s", self.describe_skipped())
+
+    def describe_skipped(self) -> str:
+        """Say which images ``on_error="skip"`` left out, and why, one a line."""
+        lines = [f"  {path}: {reason}" for path, reason in self.skipped.items()]
+        return "\n".join([f"{self.name}: {len(lines)} images could not be read and were skipped:", *lines])
 
     def find_unreadable(self, samples: pd.DataFrame | None = None) -> dict[str, str]:
         """Read every image once, in parallel, and find those that fail: truncated files, for instance.
@@ -156,51 +197,74 @@ class TableDataModule(RadiographDataModule):
         dataset = self.make_dataset(self.samples if samples is None else samples)
         return _find_failing(dataset.check, len(dataset), self.name)
 
-    def _keep_existing(self, selection: Selection) -> None:
-        """Find listed images that do not exist, one look at each folder."""
-        table = selection.table
-        missing = set(find_missing(self.root, table["image_path"]))
-        if not missing:
-            return
-        first = ", ".join(sorted(missing)[:_NAMED])
-        what = f"{len(missing)} of {len(table)} listed images do not exist below {self.root}, the first are {first}"
-        if self.on_missing == "raise":
-            msg = f"{self.name}: {what}; complete them or pass on_missing='skip'"
-            raise TableError(msg)
-        logger.warning("%s: %s", self.name, what)
-        selection.keep(~table["image_path"].isin(missing), "file exists")
+    def keep_existing(self, selection: Selection) -> None:
+        """Find listed images and masks that do not exist, one look at each folder, and refuse or leave them out.
 
-    def _split(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Add the split, from the manifest if there is one, and leave out what no split takes."""
+        Args:
+            selection: The table, filtered in place.
+
+        Raises:
+            TableError: If any is missing and ``on_missing`` is not "skip".
+        """
+        for column, kind in (("image_path", "images"), ("mask_path", "masks")):
+            listed = selection.table[column]
+            missing = set(find_missing(self.root, [path for path in listed if path]))
+            if not missing:
+                continue
+            number = int((listed != "").sum())
+            what = f"{len(missing)} of {number} listed {kind} do not exist below {self.root}: {name_first(missing)}"
+            if self.on_missing == "raise":
+                msg = f"{self.name}: {what}; complete them or pass on_missing='skip'"
+                raise TableError(msg)
+            logger.warning("%s: %s", self.name, what)
+            gone = listed.isin(missing)
+            self._gone |= set(selection.table["image_path"][gone])
+            selection.keep(~gone, "file exists" if kind == "images" else "mask exists")
+
+    def _refuse_empty(self, selection: Selection, groups: Iterable[tuple[str | None, str]] = _NEEDED) -> None:
+        """Refuse a table that lacks a label, or one in a split, and name the filter that took it."""
+        for split, label in groups:
+            culprit = selection.emptied(label, split)
+            if culprit is not None:
+                what = f"no {label} image is left{f' in the {split} split' if split else ''} after '{culprit}'"
+                msg = f"{self.name}: {what}; in order: {selection.describe()}"
+                raise TableError(msg)
+
+    def _split(self, selection: Selection) -> None:
+        """Split the table, by the manifest if there is one, and leave out what no split takes."""
+        table = selection.table
+        settings = {key: getattr(self, key) for key in ("preset", "seed", "val_ratio", "test_ratio")}
+        settings |= {key: getattr(self, key) for key in ("fold", "fraction", "limit", *self.split_settings)}
+        settings["num_folds"] = None if self.fold is None else self.num_folds
         if self.split_manifest is not None and self.split_manifest.exists():
             manifest, head = read_manifest(self.split_manifest, self.name)
             logger.info("%s: split of %s, SHA-256 %s", self.name, self.split_manifest, head["sha256"])
-            table["split"] = apply_manifest(table, manifest, self.split_manifest, self.name)
-            return table[table["split"] != ""].reset_index(drop=True)
-        table["split"] = self.make_splits(table)
-        unused = table["split"] == ""
-        if unused.any():
-            counts = [int((unused & (table["label"] == label)).sum()) for label in LABELS]
-            logger.info("%s: %d normal and %d abnormal images are in no split", self.name, *counts)
-        table = table[~unused]
+            check_settings(head["settings"], settings, self.split_manifest, self.name)
+            manifest = manifest[~manifest["image"].isin(self._gone)]
+            selection.split(apply_manifest(table, manifest, self.split_manifest, self.name))
+            self._refuse_empty(selection)
+            return
+        selection.split(self.make_splits(table))
         if self.fraction != 1.0 or self.limit is not None:
-            table = table[take_fraction(table, self.seed, self.fraction, self.limit)]
-            logger.info("%s: fraction %s, limit %s: %s", self.name, self.fraction, self.limit, describe_splits(table))
-        table = table.reset_index(drop=True)
+            taken = take_fraction(selection.table, self.seed, self.fraction, self.limit)
+            selection.keep(taken, f"fraction {self.fraction}, limit {self.limit}")
+        self._refuse_empty(selection)
         if self.split_manifest is not None:
-            settings = {key: getattr(self, key) for key in ("seed", "val_ratio", "test_ratio", "fold", "num_folds")}
-            settings |= {key: getattr(self, key) for key in ("fraction", "limit", *self.split_settings)}
-            write_manifest(self.split_manifest, table.rename(columns={"image_path": "image"}), self.name, settings)
-        return table
+            check_samples(selection.table, self.name)  # a split that is refused must not be kept
+            rows = selection.table.rename(columns={"image_path": "image"})
+            write_manifest(self.split_manifest, rows, self.name, settings)
 
-    def _drop_unreadable(self, table: pd.DataFrame) -> pd.DataFrame:
+    def _keep_readable(self, selection: Selection) -> None:
         """Leave out what cannot be read, and say why."""
-        dataset_rows = table.assign(label_index=0)
-        failing = self.find_unreadable(dataset_rows)
+        table = selection.table
+        failing = self.find_unreadable(table.assign(label_index=0))
         for path, reason in failing.items():
             logger.warning("%s: skipped %s: %s", self.name, path, reason)
         logger.info("%s: %d of %d images cannot be read and are skipped", self.name, len(failing), len(table))
-        return table[~table["image_path"].isin(failing)].reset_index(drop=True)
+        self.skipped |= failing
+        if failing:
+            selection.keep(~table["image_path"].isin(failing), "readable")
+            self._refuse_empty(selection)
 
     def _report_duplicates(self, table: pd.DataFrame) -> None:
         """Say how many files are in several splits under different names."""
@@ -221,7 +285,13 @@ def _find_failing(check: Callable[[int], tuple[str, str | None]], number: int, n
         return {path: reason for path, reason in results if reason is not None}
 
 
-def one_of(argument: str, value: str, allowed: Sequence[str]) -> Any:
+def name_first(paths: Iterable[str]) -> str:
+    """Name the first ten of many paths, in their order as text."""
+    named = sorted(paths)
+    return ", ".join(named[:_NAMED]) + (", ..." if len(named) > _NAMED else "")
+
+
+def one_of(argument: str, value: str | None, allowed: Sequence[str | None]) -> Any:
     """Check an argument that takes one of a few words.
 
     Args:
@@ -263,6 +333,19 @@ def find_table(root: Path, names: Iterable[str], name: str) -> Path:
     raise TableError(msg)
 
 
+def locate_table(root: Path, given: str | Path) -> Path:
+    """Locate a table that the user names.
+
+    Args:
+        root: Folder of the data set.
+        given: Path relative to the root or to the working directory, or an absolute one.
+
+    Returns:
+        Path below the root if there is such a file, else the path as it was given.
+    """
+    return root / given if (root / given).is_file() else Path(given)
+
+
 def compare_counts(name: str, preset: str, found: Mapping[str, int], published: Mapping[str, int]) -> None:
     """Say whether a preset found the published numbers of images.
 
@@ -283,13 +366,17 @@ def compare_counts(name: str, preset: str, found: Mapping[str, int], published: 
         logger.info("%s: preset %s has the published counts", name, preset)
 
 
-def count_groups(table: pd.DataFrame) -> dict[str, int]:
-    """Count images by split and label.
+def compare_splits(
+    name: str, preset: str, table: pd.DataFrame, split: pd.Series, published: Mapping[str, Mapping[str, int]]
+) -> None:
+    """Say whether the splits of a preset have the published numbers of images.
 
     Args:
-        table: Rows with ``split`` and ``label``.
-
-    Returns:
-        For instance ``{"train normal": 5466, ...}``.
+        name: Data set.
+        preset: Preset, or "official" for the set's own split.
+        table: Rows with ``label``.
+        split: Split of each row.
+        published: Images per split and label in the paper.
     """
-    return dict(Counter(f"{split} {label}" for split, label in zip(table["split"], table["label"], strict=True)))
+    groups = {f"{part} {label}": number for part, counts in published.items() for label, number in counts.items()}
+    compare_counts(name, preset, Counter(split + " " + table["label"]), groups)

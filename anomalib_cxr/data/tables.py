@@ -34,7 +34,7 @@ def read_table(path: str | Path, required: Sequence[str], optional: Sequence[str
     Args:
         path: File, gzipped where its content says so.
         required: Columns that must be there, at least one.
-        optional: Columns that are read where they are there.
+        optional: Further columns that are read where they are there.
 
     Returns:
         Frame of str in the order of ``required`` then ``optional``, one row a record; empty cells are "".
@@ -50,7 +50,7 @@ def read_table(path: str | Path, required: Sequence[str], optional: Sequence[str
         opener = gzip.open if gzipped else open
         with opener(path, "rt", encoding="utf-8-sig", newline="") as text:
             delimiter, columns = _read_header(path, text.readline(1_000_000), required)
-            wanted = [*required, *(column for column in optional if column in columns)]
+            wanted = [*required, *(column for column in optional if column in columns and column not in required)]
             rows = csv.reader(text, delimiter=delimiter, strict=True)
             cells = _collect(path, rows, len(columns), [columns.index(column) for column in wanted])
     except TableError:

@@ -17,38 +17,44 @@ set, so that no child is in both even if the numbering is one.
 import logging
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
-from anomalib_cxr.data.base import RadiographDataModule
 from anomalib_cxr.data.files import scan_images
-from anomalib_cxr.data.splits import ABNORMAL, LABELS, NORMAL, draw_patients
+from anomalib_cxr.data.selection import Selection
+from anomalib_cxr.data.splits import ABNORMAL, LABELS, NORMAL, draw_patients, split_by_fold
+from anomalib_cxr.data.table_datamodule import TableDataModule, compare_splits
 
 logger = logging.getLogger(__name__)
 
 CLASSES = {"NORMAL": NORMAL, "PNEUMONIA": ABNORMAL}
-PUBLISHED = {("train", NORMAL): 1349, ("train", ABNORMAL): 3883, ("test", NORMAL): 234, ("test", ABNORMAL): 390}
+PUBLISHED = {"train": {NORMAL: 1349, ABNORMAL: 3883}, "test": {NORMAL: 234, ABNORMAL: 390}}
 _PATIENT = re.compile(r"person\d+|(?:NORMAL2-)?IM-\d+", re.IGNORECASE)
 _FINDING = re.compile(r"_(bacteria|virus)_", re.IGNORECASE)
 
 
-class ZhangLab(RadiographDataModule):
+class ZhangLab(TableDataModule):
     """ZhangLab pneumonia set: official test set, training on the official training normals.
 
     Validation is drawn from the official training set by patient and seed, as in AnatPaste (Sato et al. 2022): 100
     normal and 100 pneumonia images. A patient whose images would overshoot is passed over. The pneumonia images that
     are left are not used. ``findings`` is "bacteria" or "virus".
 
+    With ``fold``, training and test set are pooled, and images of one number stay together whichever set they are from.
+
     Args:
         root: Folder with ``train`` and ``test``.
         val_per_class: Validation images of each class.
-        **kwargs: Batch sizes, workers, augmentations and seed, see :class:`RadiographDataModule`.
+        **kwargs: Subset, split and loader arguments, see :class:`TableDataModule`; ``val_ratio`` and ``test_ratio``
+            have no effect.
 
     Example:
         >>> data = ZhangLab(root="datasets/zhanglab")  # doctest: +SKIP
         >>> data.samples.groupby(["split", "label"]).size()  # doctest: +SKIP
     """
+
+    split_settings: ClassVar[tuple[str, ...]] = ("val_per_class",)
 
     def __init__(self, root: str | Path = "./datasets/zhanglab", val_per_class: int = 100, **kwargs: Any) -> None:
         super().__init__(root=root, **kwargs)
@@ -57,52 +63,68 @@ class ZhangLab(RadiographDataModule):
             raise ValueError(msg)
         self.val_per_class = val_per_class
 
-    def make_samples(self) -> pd.DataFrame:
-        """List the folders and draw the validation patients.
+    def load_table(self) -> pd.DataFrame:
+        """List the folders.
 
         Returns:
-            The samples table; ``image_path`` is below the root.
+            Table of all images; ``part`` is "train" or "test".
 
         Raises:
-            FileNotFoundError: If the root or a class folder is missing.
-            ValueError: If a class folder holds no image, or the draw leaves no normal image for training.
+            FileNotFoundError: If a class folder is missing.
+            ValueError: If a class folder holds no image.
         """
         _check_layout(self.root)
-        parts = [_list_class(self.root, "train", name) + _list_class(self.root, "test", name) for name in CLASSES]
+        parts = [_list_class(self.root, part, name) for name in CLASSES for part in ("train", "test")]
         if (self.root / "val").is_dir():
             parts += [_list_class(self.root, "val", name, optional=True) for name in CLASSES]
         table = pd.DataFrame([row for rows in parts for row in rows])
-        _compare_with_published(table)
-        return self._draw_validation(table)
+        compare_splits(self.name, "official", table, table["part"], PUBLISHED)
+        return table
 
-    def _draw_validation(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Move validation patients out of train, and leave the other pneumonia images of train aside."""
-        in_train = table["split"] == "train"
-        test_numbers = set(table.loc[~in_train, "patient_id"].str.partition("/")[2])
-        candidates = table[in_train & ~table["patient_id"].str.partition("/")[2].isin(test_numbers)]
+    def select(self, selection: Selection) -> None:
+        """Keep all images.
+
+        Args:
+            selection: The table.
+        """
+
+    def make_splits(self, table: pd.DataFrame) -> pd.Series:
+        """Take the official test set and draw the validation patients, or split by fold.
+
+        Args:
+            table: The table.
+
+        Returns:
+            "train", "val", "test" or "" (not used) for each row.
+
+        Raises:
+            ValueError: If the draw leaves no normal image for training.
+        """
+        numbers = table["patient_id"].str.partition("/")[2]
+        if self.fold is not None:
+            return split_by_fold(table.assign(patient_id=numbers), self.fold, self.num_folds, self.seed)
+        split = table["part"].copy()
+        in_train = split == "train"
+        candidates = table[in_train & ~numbers.isin(set(numbers[~in_train]))]
         drawn = draw_patients(candidates, dict.fromkeys(LABELS, self.val_per_class), self.seed)
-        chosen = in_train & table["patient_id"].isin(drawn)
-        table.loc[chosen, "split"] = "val"
+        split[in_train & table["patient_id"].isin(drawn)] = "val"
         for label in LABELS:
-            number = int((chosen & (table["label"] == label)).sum())
+            number = int(((split == "val") & (table["label"] == label)).sum())
             if number != self.val_per_class:
                 logger.warning("ZhangLab: validation has %d of %d %s images", number, self.val_per_class, label)
-        if not ((table["split"] == "train") & (table["label"] == NORMAL)).any():
+        if not ((split == "train") & (table["label"] == NORMAL)).any():
             msg = (
                 f"ZhangLab: the {int((in_train & (table['label'] == NORMAL)).sum())} normal images of "
                 f"{self.root / 'train'} are too few to take {self.val_per_class} for validation, lower val_per_class"
             )
             raise ValueError(msg)
-        unused = (table["split"] == "train") & (table["label"] == ABNORMAL)
+        unused = (split == "train") & (table["label"] == ABNORMAL)
         logger.info("ZhangLab: %d pneumonia images of the official training set are not used", int(unused.sum()))
-        return table[~unused]
+        return split.mask(unused, "")
 
 
 def _check_layout(root: Path) -> None:
     """Refuse a root that lacks train or test, and say so if they are one folder further down."""
-    if not root.is_dir():
-        msg = f"ZhangLab: the root {root} does not exist, give the folder that holds train and test"
-        raise FileNotFoundError(msg)
     missing = [part for part in ("train", "test") if not (root / part).is_dir()]
     if missing:
         below = sorted(path.parent.name for path in root.glob("*/train") if (path.parent / "test").is_dir())
@@ -123,10 +145,12 @@ def _list_class(root: Path, part: str, name: str, optional: bool = False) -> lis
     scan = scan_images(folder)
     if scan.ignored:
         logger.info("ZhangLab: %d files in %s are no images and ignored", scan.ignored, folder)
+    if scan.loops:
+        logger.warning("ZhangLab: %d folder links in %s lead in a circle and are ignored", len(scan.loops), folder)
     if not scan.images and not optional:
         msg = f"ZhangLab: the class folder {folder} holds no images"
         raise ValueError(msg)
-    split = "test" if part == "test" else "train"
+    official = "test" if part == "test" else "train"
     rows = []
     nameless = 0
     for relative in scan.images:
@@ -136,10 +160,10 @@ def _list_class(root: Path, part: str, name: str, optional: bool = False) -> lis
         nameless += patient is None
         rows.append(
             {
-                "image_path": str(folder / relative),
+                "image_path": f"{part}/{name}/{relative}",
                 "label": CLASSES[name],
-                "split": split,
-                "patient_id": f"{split}/{patient[0] if patient else Path(file_name).stem}",
+                "part": official,
+                "patient_id": f"{official}/{patient[0] if patient else Path(file_name).stem}",
                 "findings": finding[1].lower() if finding else "",
                 "mask_path": "",
             }
@@ -147,15 +171,3 @@ def _list_class(root: Path, part: str, name: str, optional: bool = False) -> lis
     if nameless:
         logger.warning("ZhangLab: %d names in %s hold no patient, each counts as its own", nameless, folder)
     return rows
-
-
-def _compare_with_published(table: pd.DataFrame) -> None:
-    """Say in one log line where the counts differ from the published ones."""
-    counts = table.groupby(["split", "label"]).size().to_dict()
-    differences = [
-        f"{split} {label} {counts.get((split, label), 0)} (published {number})"
-        for (split, label), number in PUBLISHED.items()
-        if counts.get((split, label), 0) != number
-    ]
-    if differences:
-        logger.warning("ZhangLab: counts differ from the published ones: %s", ", ".join(differences))

@@ -53,15 +53,15 @@ class ImageCache:
     """
 
     def __init__(self, folder: str | Path, size: int | Sequence[int], depth: Literal[8, 16] = 16) -> None:
-        height, width = (size, size) if isinstance(size, int) else tuple(size)
-        if height < 1 or width < 1:
-            msg = f"size must be positive, got {size}"
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        if len(sides) != 2 or min(sides) < 1:
+            msg = f"size must be positive, one number or height and width, got {size}"
             raise ValueError(msg)
         if depth not in {8, 16}:
             msg = f"depth must be 8 or 16, got {depth}"
             raise ValueError(msg)
         self.folder = Path(folder)
-        self.size = (int(height), int(width))
+        self.size = (int(sides[0]), int(sides[1]))
         self.depth = depth
         self._dtype = np.dtype(np.uint8 if depth == 8 else "<u2")
 

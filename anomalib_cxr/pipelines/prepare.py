@@ -7,6 +7,7 @@ from anomalib.pipelines.components.base.runner import Runner
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from anomalib_cxr.data import RadiographDataModule
+from anomalib_cxr.data.table_datamodule import TableDataModule
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class Prepare(Pipeline):
         return parser
 
     def run(self, args: Namespace | None = None) -> None:
-        """Fill the cache, and end with status 1 if an image could not be read.
+        """Fill the cache; at the end, name what was skipped, and leave with status 1 if an image could not be read.
 
         Args:
             args: Parsed arguments; None parses the command line.
@@ -47,6 +48,8 @@ class Prepare(Pipeline):
             logger.error("%s: %s", path, reason)
         total = len(datamodule.samples)
         print(f"{datamodule.name}: {total - len(failed)} of {total} images are in the cache.")
+        if isinstance(datamodule, TableDataModule) and datamodule.skipped:
+            print(datamodule.describe_skipped())
         if failed:
             raise SystemExit(1)
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from anomalib_cxr.data import RSNA, CheXpert, PadChest
+from anomalib_cxr.data import MIMICCXR, RSNA, CheXpert, PadChest, RadiographTable
 from anomalib_cxr.data.files import inside
 from anomalib_cxr.data.tables import TableError, parse_labels, read_table
 
@@ -38,6 +38,8 @@ TARGETS = {
     "PadChest": ["padchest"],
     "CheXpert": ["chexpert"],
     "RSNA": ["stage_2_train_labels", "stage_2_detailed_class_info"],
+    "MIMICCXR": ["metadata", "split", "chexpert"],
+    "RadiographTable": ["images"],
 }
 EDITS = st.lists(
     st.tuples(
@@ -86,6 +88,14 @@ def table(folder: Path, name: str) -> tuple[bytes, Callable[[bytes], object]]:
     elif name == "chexpert":
         path = drawn_sets.chexpert(folder, normal=2, abnormal=2) / "CheXpert-v1.0-small/train.csv"
         rows, data = path.read_bytes(), CheXpert(folder, num_workers=0)
+    elif name in TARGETS["MIMICCXR"]:
+        drawn_sets.mimic_cxr(folder, normal=2, abnormal=2)
+        path = folder / f"mimic-cxr-2.0.0-{name}.csv"
+        rows = drawn_sets.gzip.decompress(path.with_suffix(".csv.gz").read_bytes())
+        data = MIMICCXR(folder, num_workers=0)
+    elif name == "images":
+        path = drawn_sets.radiograph_table(folder, normal=2, abnormal=2) / "images.csv"
+        rows, data = path.read_bytes(), RadiographTable(folder, table="images.csv", num_workers=0)
     else:
         path = drawn_sets.rsna(folder, normal=2, abnormal=2, other=1) / f"{name}.csv"
         rows, data = path.read_bytes(), RSNA(folder, num_workers=0)

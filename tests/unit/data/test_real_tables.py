@@ -102,3 +102,28 @@ def test_rsna_filters_and_preset(shared, caplog):
     boxes = rsna().samples["boxes"]
     assert sum(map(len, boxes)) == 9555
     assert all(0 <= v <= 1 for image in boxes for box in image for v in box)
+
+
+def test_chexpert_presets(shared, tmp_path, caplog):
+    """The real training rows beside a drawn valid.csv, of which no real rows are at hand."""
+    real = shared / "data/metadata/chexpert/train.csv.gz"
+    (tmp_path / "train.csv.gz").symlink_to(real)
+    five = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+    with (tmp_path / "valid.csv").open("w") as file:
+        file.write(f"Path,AP/PA,No Finding,Support Devices,{','.join(five)}\n")
+        for number in range(10):
+            values = "1,,,,,," if number < 4 else ",,1,,,,"
+            file.write(f"CheXpert-v1.0/valid/patient9{number:04}/study1/view1_frontal.jpg,PA,{values}\n")
+
+    def chexpert(preset):
+        return CheXpert(tmp_path, preset=preset, check_duplicates=False)
+
+    # 126 normal and 209 abnormal PA images: the published 5,466 + 300 normals shrink to 119 + 6. Eight abnormal images
+    # are of patients with more normal ones than there is room for.
+    val = {"val normal": 4, "val abnormal": 6}
+    assert count(chexpert("anatpaste")) == {"train normal": 119, "test normal": 6, "test abnormal": 201, **val}
+    assert "train normal 119 (published 5466)" in caplog.text
+    caplog.clear()
+    found = count(chexpert("anatpaste_table2"))
+    assert found == {"train normal": 119, "test normal": 6, "test abnormal": 201, **val}
+    assert "Edema 29 (published 300)" in caplog.text

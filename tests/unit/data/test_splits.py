@@ -13,6 +13,7 @@ from anomalib_cxr.data.splits import (
     draw_patients,
     order_patients,
     shrink_counts,
+    split_by_counts,
     split_by_fold,
     split_by_patient,
     take_fraction,
@@ -77,6 +78,36 @@ def test_draw_never_overshoots_and_stops_only_for_want_of_patients(pairs, seed, 
     for patient, images in table[~table["patient_id"].isin(drawn)].groupby("patient_id"):
         need = images["label"].value_counts()
         assert any(need.get(label, 0) > room[label] for label in wanted), patient
+
+
+def test_splits_are_frozen():
+    """The same on every machine and with every library: computed once, then written down."""
+    table = frame([(f"p{i // 2}", "abnormal" if i % 7 == 0 else "normal") for i in range(40)])
+    letters = split_by_patient(table, seed=3, val=0.2, test=0.2).map({"train": "r", "val": "v", "test": "s"})
+    assert "".join(letters) == "vvrrrrvvrrssrrssssssssrrvvrrvvvvrrssrrvv"
+    assert "".join(map(str, assign_folds(table, 5, seed=3))) == "4400000033334411220033334422221111001122"
+    table["split"] = split_by_patient(table, seed=3, val=0.2, test=0.2)
+    assert (
+        "".join(map(str, take_fraction(table, 3, fraction=0.4).astype(int)))
+        == "0000111100000011110000000011001100001100"
+    )
+
+
+def test_counted_splits_are_disjoint_and_drawn_in_order():
+    table = frame([(f"n{i // 3}", "normal") for i in range(30)] + [(f"a{i // 2}", "abnormal") for i in range(20)])
+    split = split_by_counts(table, {"test": {"normal": 6, "abnormal": 4}, "train": {"normal": 18}}, seed=1)
+    found = table.assign(split=split).groupby(["split", "label"]).size().to_dict()
+    assert found == {
+        ("test", "normal"): 6,
+        ("test", "abnormal"): 4,
+        ("train", "normal"): 18,
+        ("", "normal"): 6,
+        ("", "abnormal"): 16,
+    }
+    assert table.assign(split=split).groupby("patient_id")["split"].nunique().max() == 1
+    order = order_patients(table["patient_id"][table["label"] == "normal"], 1)
+    drawn = table.assign(split=split).drop_duplicates("patient_id").set_index("patient_id")["split"]
+    assert [drawn[patient] for patient in order] == ["test"] * 2 + ["train"] * 6 + [""] * 2
 
 
 def test_a_round_trains_on_patients_without_disease_and_validates_on_the_next_fold():

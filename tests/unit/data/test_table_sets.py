@@ -2,7 +2,6 @@
 
 import csv
 import logging
-import re
 from collections import Counter
 from pathlib import Path
 from unittest.mock import patch
@@ -13,8 +12,6 @@ import pandas as pd
 import pytest
 import torch
 from anomalib.data import AnomalibDataModule
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torchvision.transforms.v2 import InterpolationMode, Resize
 
 from anomalib_cxr import data as sets
@@ -389,94 +386,3 @@ def test_own_split_column_is_kept_and_must_be_patient_safe(tmp_path):
     drawn_sets.write_csv(tmp_path / "images.csv", rows)
     with pytest.raises(ValueError, match="1 patients are in more than one split, the first is P0"):
         _ = sets.RadiographTable(tmp_path, table="images.csv", **QUICK).samples
-
-
-# --- random tables ----------------------------------------------------------------------------------------------------
-
-# Patient, abnormal, PA. Now and then too few for three splits, mostly enough.
-entries = st.lists(st.tuples(st.integers(0, 15), st.booleans(), st.booleans()), min_size=12, max_size=40)
-
-
-def write_random(name: str, root: Path, rows: list[tuple[int, bool, bool]]) -> None:
-    """Write a random table of each set; images are not drawn."""
-    view = ["PA" if pa else "L" for _, _, pa in rows]
-    if name == "PadChest":
-        table = [
-            {
-                "ImageID": f"{i}.png",
-                "PatientID": p,
-                "Projection": view[i],
-                "Pediatric": "No",
-                "MethodLabel": "Physician",
-            }
-            | {"Labels": "['nodule']" if sick else "['normal']", "ImageDir": 0}
-            for i, (p, sick, _) in enumerate(rows)
-        ]
-        drawn_sets.write_csv(root / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv", table)
-    elif name == "CheXpert":
-        table = [
-            {"Path": f"CheXpert-v1.0/train/patient{p:05}/study{i}/view1_frontal.jpg", "AP/PA": view[i]}
-            | dict.fromkeys(drawn_sets.CHEXPERT_COLUMNS, "")
-            | {"Edema" if sick else "No Finding": "1.0"}
-            for i, (p, sick, _) in enumerate(rows)
-        ]
-        drawn_sets.write_csv(root / "train.csv", table)
-    elif name == "RSNA":
-        boxes = [
-            {"patientId": f"i{i}", "Target": int(sick)}
-            | dict.fromkeys(("x", "y", "width", "height"), 5 if sick else "")
-            for i, (_, sick, _) in enumerate(rows)
-        ]
-        classes = [
-            {"patientId": f"i{i}", "class": "Lung Opacity" if sick else "Normal"} for i, (_, sick, _) in enumerate(rows)
-        ]
-        mapping = [{"subset_img_id": f"i{i}", "img_id": f"{p:08}_{i}.png"} for i, (p, _, _) in enumerate(rows)]
-        drawn_sets.write_csv(root / "stage_2_train_labels.csv", boxes)
-        drawn_sets.write_csv(root / "stage_2_detailed_class_info.csv", classes)
-        (root / "pneumonia-challenge-dataset-mappings_2018.json").write_text(drawn_sets.json.dumps(mapping))
-    elif name == "MIMICCXR":
-        ids = [{"subject_id": 10000000 + p, "study_id": i} for i, (p, _, _) in enumerate(rows)]
-        drawn_sets.write_csv(
-            root / "mimic-cxr-2.0.0-metadata.csv",
-            [{"dicom_id": f"d{i}", **keys, "ViewPosition": view[i]} for i, keys in enumerate(ids)],
-        )
-        drawn_sets.write_csv(
-            root / "mimic-cxr-2.0.0-split.csv",
-            [{"dicom_id": f"d{i}", "split": ("train", "validate", "test")[p % 3]} for i, (p, _, _) in enumerate(rows)],
-        )
-        labels = [
-            {**ids[i], **dict.fromkeys(drawn_sets.CHEXPERT_COLUMNS, ""), "Edema" if sick else "No Finding": "1"}
-            for i, (_, sick, _) in enumerate(rows)
-        ]
-        drawn_sets.write_csv(root / "mimic-cxr-2.0.0-chexpert.csv", labels)
-    else:
-        table = [{"image_path": f"{i}.png", "label": int(sick), "patient_id": p} for i, (p, sick, _) in enumerate(rows)]
-        drawn_sets.write_csv(root / "images.csv", table)
-
-
-@pytest.mark.parametrize("name", DRAWN)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=entries, seed=st.integers(0, 99), fold=st.none() | st.integers(0, 2), fraction=st.sampled_from([0.3, 1.0]))
-def test_no_image_and_no_patient_in_two_parts(name, tmp_path_factory, rows, seed, fold, fraction):
-    root = tmp_path_factory.getbasetemp() / f"random_{name}"
-    root.mkdir(exist_ok=True)
-    write_random(name, root, rows)
-    _, arguments = DRAWN[name]
-    arguments = {**arguments, "seed": seed, "fold": fold, "num_folds": 3, "fraction": fraction}
-    with patch("anomalib_cxr.data.table_datamodule.find_missing", return_value=[]):
-        try:
-            samples = getattr(sets, name)(root, check_duplicates=False, **QUICK, **arguments).samples
-        except ValueError as error:
-            # A random table may well be too small: then one of these, and nothing else, is said.
-            if not re.search("left none of|image is left after|split is empty|image in the", str(error)):
-                raise
-            return
-    assert samples["image_path"].is_unique
-    assert samples.groupby("patient_id")["split"].nunique().max() == 1
-    assert not ((samples["split"] == "train") & (samples["label"] == "abnormal")).any()
-    # Against the rows themselves: each image belongs to the patient that was written.
-    split_of = {}
-    for path, split in zip(samples["image_path"], samples["split"], strict=True):
-        digits = "".join(filter(str.isdigit, Path(path).parent.name if name == "CheXpert" else Path(path).stem))
-        patient = rows[int(digits)][0]
-        assert split_of.setdefault(patient, split) == split

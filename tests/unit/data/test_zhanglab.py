@@ -1,8 +1,10 @@
 """ZhangLab in its official layout: drawn copies with the real file names, and the real files where they are."""
 
+import hashlib
 import logging
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +36,10 @@ def root(tmp_path):
     return tmp_path
 
 
+def digest(names):
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+
 def numbers(samples):
     return Counter(zip(samples["split"], samples["label"], strict=True))
 
@@ -51,6 +57,54 @@ def test_split_of_a_drawn_copy(root):
     assert not val & set(samples.query("split == 'train'")["patient_id"])
     # person1 ... person9 are in the test set as well, so they are not drawn for validation.
     assert not {patient.partition("/")[2] for patient in val} & {f"person{i}" for i in range(1, 10)}
+
+
+def test_the_validation_images_stay_what_they_were(root):
+    """Results hang on this draw: it is the same as when validation was first drawn, on any machine."""
+    samples = ZhangLab(root, val_per_class=10).samples
+    names = sorted(Path(path).name for path in samples.query("split == 'val'")["image_path"])
+    assert digest(names) == "0746300a572a0ac3"
+
+
+def test_folds_test_everyone_once_and_keep_numbers_together(root):
+    tested = Counter()
+    for fold in range(3):
+        samples = ZhangLab(root, fold=fold, num_folds=3).samples
+        numbers = samples["patient_id"].str.partition("/")[2]
+        assert samples.groupby(numbers)["split"].nunique().max() == 1
+        tested.update(samples["image_path"][samples["split"] == "test"])
+    assert set(tested.values()) == {1}
+    assert len(tested) == len(list(root.rglob("*.jp*g"))) + len(list(root.rglob("*.JPEG")))
+
+
+def test_fraction_manifest_and_missing_files(root, tmp_path, caplog):
+    whole = ZhangLab(root, val_per_class=10, split_manifest=tmp_path / "split.csv").samples
+    half = ZhangLab(root, val_per_class=10, fraction=0.5).samples
+    assert set(half["image_path"]) < set(whole["image_path"])
+    split = whole.set_index("image_path")["split"]
+    assert (split[half["image_path"]].to_numpy() == half["split"].to_numpy()).all()
+    assert 0.4 < half["patient_id"].nunique() / whole["patient_id"].nunique() < 0.6
+    again = ZhangLab(root, val_per_class=10, split_manifest=tmp_path / "split.csv", seed=9).samples
+    assert dict(zip(again["image_path"], again["split"], strict=True)) == split.to_dict()
+    train, test = (whole["image_path"][whole["split"] == part].iloc[0] for part in ("train", "test"))
+    Path(test).write_bytes(Path(train).read_bytes() + b"another byte")
+    with caplog.at_level(logging.WARNING, logger="anomalib_cxr"):
+        _ = ZhangLab(root, val_per_class=10).samples
+        assert f"{train} = {test}" not in caplog.text
+        Path(test).write_bytes(Path(train).read_bytes())
+        _ = ZhangLab(root, val_per_class=10).samples
+    assert "byte-identical files are in more than one split" in caplog.text
+    Path(test).write_bytes(b"")
+    data = ZhangLab(root, val_per_class=10, on_error="skip")
+    assert test not in set(data.samples["image_path"])
+    assert "it is empty" in data.skipped[test]
+
+
+def test_links_in_circles_are_counted(root, caplog):
+    before = numbers(ZhangLab(root, val_per_class=10).samples)
+    (root / "train/NORMAL/loop").symlink_to(root / "train/NORMAL", target_is_directory=True)
+    assert numbers(ZhangLab(root, val_per_class=10).samples) == before
+    assert "1 folder links in" in caplog.text
 
 
 def test_patients_and_findings_come_from_the_names(root):
@@ -158,6 +212,10 @@ def test_real_files(shared):
         ("test", "normal"): 117,
         ("test", "abnormal"): 195,
     }
+    root = shared / "data/zhanglab"
+    val = samples[samples["split"] == "val"]
+    rows = [f"{Path(p).relative_to(root).as_posix()}|{s}" for p, s in zip(val["image_path"], val["label"], strict=True)]
+    assert digest(sorted(rows)) == "37b59e8d66c66a94"  # taken before the split moved to the shared table base
     findings = Counter(samples["findings"][samples["split"] == "test"])
     assert findings == {"": 117, "bacteria": 116, "virus": 79}
     assert samples.groupby("patient_id")["split"].nunique().max() == 1

@@ -159,5 +159,6 @@ def test_a_cache_that_cannot_be_written_says_so(tmp_path):
         ImageCache(tmp_path / "file", size=8).read(path)
     with pytest.raises(ValueError, match="depth must be 8 or 16"):
         ImageCache(tmp_path, size=8, depth=12)
-    with pytest.raises(ValueError, match="size must be positive"):
-        ImageCache(tmp_path, size=0)
+    for size in (0, (8, -1), (8,), (8, 8, 8)):
+        with pytest.raises(ValueError, match="size must be positive, one number or height and width"):
+            ImageCache(tmp_path, size=size)
