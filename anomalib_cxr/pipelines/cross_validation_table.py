@@ -1,0 +1,186 @@
+"""The table of a cross-validation, from the predictions of its jobs."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from anomalib_cxr.metrics.bootstrap import Run, bootstrap_intervals
+from anomalib_cxr.metrics.findings import patients_or_images
+from anomalib_cxr.metrics.image_level import image_metrics
+from anomalib_cxr.metrics.predictions import FILE_NAME, VALIDATION_FILE_NAME, check_same_images, read_predictions
+from anomalib_cxr.metrics.thresholds import best_f1_threshold, normal_threshold, sensitivity_threshold
+from anomalib_cxr.pipelines.cross_validation_plan import CrossValidationJob
+from anomalib_cxr.pipelines.job_runner import read_done
+
+logger = logging.getLogger(__name__)
+
+SHOWN = ("AUROC", "AUPR", "F1", "accuracy", "sensitivity", "specificity")
+"""Metrics of the table, in order."""
+
+BEST, LAST = "best by validation labels", "last"
+_RULES = {"sensitivity", "false_positive_rate"}
+
+
+class Evaluated(NamedTuple):
+    """One job's test."""
+
+    job: CrossValidationJob
+    checkpoint: str
+    run: Run
+    values: dict[str, float]
+    fit_seconds: float
+
+
+def choose_threshold(validation: pd.DataFrame, rule: str | Mapping[str, float]) -> float:
+    """Choose a threshold on raw validation scores.
+
+    Args:
+        validation: Predictions of the validation images.
+        rule: ``"best_f1"``, ``{"sensitivity": s}``, or ``{"false_positive_rate": f}`` from normal images alone.
+
+    Returns:
+        Raw score from which on an image is called abnormal.
+
+    Raises:
+        ValueError: If the rule is unknown, or the validation images do not allow it.
+    """
+    check_rule(rule)
+    scores, abnormal = validation["raw_score"].to_numpy(), (validation["label"] == "abnormal").to_numpy()
+    if isinstance(rule, str):
+        return best_f1_threshold(scores, abnormal)
+    if "sensitivity" in rule:
+        return sensitivity_threshold(scores, abnormal, rule["sensitivity"])
+    return normal_threshold(scores[~abnormal], rule["false_positive_rate"])
+
+
+def check_rule(rule: str | Mapping[str, float]) -> None:
+    """Refuse an unknown rule: before the first job rather than after the last.
+
+    Args:
+        rule: As in :func:`choose_threshold`.
+
+    Raises:
+        ValueError: If it is none of those.
+    """
+    if rule == "best_f1":
+        return
+    if isinstance(rule, Mapping) and len(rule) == 1 and set(rule) <= _RULES and 0 < next(iter(rule.values())) < 1:
+        return
+    msg = (
+        f"threshold must be best_f1, {{sensitivity: s}} or {{false_positive_rate: f}} with 0 < s, f < 1, got {rule!r}."
+    )
+    raise ValueError(msg)
+
+
+def evaluate_jobs(
+    jobs: Sequence[CrossValidationJob], results: Path, rule: str | Mapping[str, float] = "best_f1"
+) -> tuple[list[Evaluated], dict[str, str]]:
+    """Evaluate finished jobs.
+
+    Args:
+        jobs: Jobs that are done.
+        results: Folder of the results.
+        rule: How thresholds are chosen, see :func:`choose_threshold`.
+
+    Returns:
+        What could be evaluated, twice for a model that chose its checkpoint by labels (with the chosen and with the
+        last weights), and the reason for each job that could not.
+    """
+    evaluated, failed = [], {}
+    first: dict[tuple[str, int | None], tuple[str, pd.DataFrame]] = {}
+    for job in jobs:
+        folder = results / job.name
+        places = [(folder, LAST)]
+        if (folder / "last" / FILE_NAME).is_file():
+            places = [(folder, BEST), (folder / "last", LAST)]
+        for place, checkpoint in places:
+            try:
+                test = read_predictions(place / FILE_NAME)
+                name, other = first.setdefault((job.data, job.fold), (job.name, test))
+                check_same_images(other, test, name, job.name)
+                threshold = choose_threshold(read_predictions(place / VALIDATION_FILE_NAME), rule)
+                run = Run(test["raw_score"], test["label"] == "abnormal", patients_or_images(test), threshold)
+                values = image_metrics(run.scores, run.labels, threshold)
+            except ValueError as error:
+                failed[job.name] = str(error)
+                continue
+            evaluated.append(Evaluated(job, checkpoint, run, values, read_done(job, results)["fit_seconds"]))
+    return evaluated, failed
+
+
+def make_tables(
+    evaluated: Sequence[Evaluated], planned: Mapping[tuple[str, str], int], draws: int = 2000, level: float = 0.95
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Make the table of jobs and the table of models.
+
+    Args:
+        evaluated: As :func:`evaluate_jobs` gives it.
+        planned: Planned number of jobs of each data set and model.
+        draws: Draws of the bootstrap over patients.
+        level: Level of the intervals.
+
+    Returns:
+        One row a job and checkpoint (``data``, ``model``, ``checkpoint``, ``fold``, ``seed``, ``threshold``, metrics),
+        and one row a data set, model and checkpoint: ``jobs``, ``planned``, and for each metric its mean, ``_sd`` over
+        the jobs (NaN for one), and ``_low``, ``_high`` of the mean by bootstrap over patients.
+    """
+    single: list[dict[str, Any]] = []
+    groups: dict[tuple[str, str, str], list[Evaluated]] = {}
+    for one in evaluated:
+        job = one.job
+        key = {"data": job.data, "model": job.model, "checkpoint": one.checkpoint}
+        single.append(
+            {**key, "fold": job.fold, "seed": job.seed, "threshold": one.run.threshold}
+            | {name: one.values[name] for name in SHOWN}
+            | {"fit_seconds": one.fit_seconds}
+        )
+        groups.setdefault((job.data, job.model, one.checkpoint), []).append(one)
+    rows: list[dict[str, Any]] = []
+    for (data, model, checkpoint), ones in groups.items():
+        intervals = bootstrap_intervals([one.run for one in ones], draws, level)
+        row: dict[str, Any] = {"data": data, "model": model, "checkpoint": checkpoint}
+        row |= {"jobs": len(ones), "planned": planned[data, model]}
+        for name in SHOWN:
+            values = np.array([one.values[name] for one in ones])
+            spread = float(values.std(ddof=1)) if len(values) > 1 else np.nan
+            low, high, _ = intervals[name]
+            row |= {name: float(values.mean()), f"{name}_sd": spread, f"{name}_low": low, f"{name}_high": high}
+        rows.append(row | {"fit_seconds": float(np.mean([one.fit_seconds for one in ones]))})
+    order = {key: index for index, key in enumerate(planned)}
+    rows.sort(key=lambda row: (order[row["data"], row["model"]], row["checkpoint"]))
+    return pd.DataFrame(single), pd.DataFrame(rows)
+
+
+def to_markdown(table: pd.DataFrame, rule: str | Mapping[str, float], draws: int, level: float) -> str:
+    """Write the table of models for people.
+
+    Args:
+        table: Second table of :func:`make_tables`.
+        rule: How thresholds were chosen.
+        draws: Draws of the bootstrap.
+        level: Level of the intervals.
+
+    Returns:
+        Markdown with a line that says what the figures are.
+    """
+    head = ["data", "model", "weights", "jobs", "fit, min", *SHOWN]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for row in table.to_dict("records"):
+        cells = [row["data"], row["model"], row["checkpoint"], f"{row['jobs']}/{row['planned']}"]
+        cells.append(f"{row['fit_seconds'] / 60:.1f}")
+        for name in SHOWN:
+            spread = "" if np.isnan(row[f"{name}_sd"]) else f" ± {row[f'{name}_sd']:.3f}"
+            cells.append(f"{row[name]:.3f}{spread} ({row[f'{name}_low']:.3f}–{row[f'{name}_high']:.3f})")
+        lines.append(f"| {' | '.join(cells)} |")
+    shown = rule if isinstance(rule, str) else ", ".join(f"{name} {share}" for name, share in rule.items())
+    lines.append("")
+    lines.append(
+        f"Mean ± standard deviation over jobs ({level:.0%} interval of the mean by {draws} draws of patients). "
+        f"Threshold: {shown} on validation. Weights '{BEST}' were chosen with the labels of the validation images, as "
+        f"published results are; '{LAST}' without any label."
+    )
+    return "\n".join(lines)

@@ -1,0 +1,74 @@
+"""One job of a cross-validation, in this process: what it leaves, and how it goes on."""
+
+from pathlib import Path
+
+import drawn_sets
+import pandas as pd
+import pytest
+import yaml
+
+from anomalib_cxr.metrics import read_predictions
+from anomalib_cxr.pipelines.cross_validation_job import run_job
+from anomalib_cxr.pipelines.cross_validation_plan import plan_jobs
+
+MODELS = {
+    "ours": {
+        "class_path": "AnatPaste",
+        "init_args": {
+            "image_size": 64,
+            "max_steps": 4,
+            "steps_per_epoch": 2,
+            "backbone": "resnet10t",
+            "num_workers": 0,
+        },
+    },
+    "padim": {
+        "class_path": "Padim",
+        "init_args": {"backbone": "resnet10t", "pre_trained": False, "layers": ["layer1"], "n_features": 8},
+    },
+}
+
+
+def prepared(root: Path, model: str) -> Path:
+    drawn_sets.radiograph_table(root / "data")
+    arguments = {"root": str(root / "data"), "table": "images.csv", "num_workers": 0, "train_batch_size": 4}
+    data = {"own": {"class_path": "RadiographTable", "init_args": arguments}}
+    (job,) = plan_jobs(data, {model: MODELS[model]}, [0], 4, [5], {"accelerator": "cpu", "devices": 1})
+    folder = root / job.name
+    folder.mkdir(parents=True)
+    (folder / "job.yaml").write_text(yaml.safe_dump(job.config))
+    return folder
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_job_leaves_predictions_pictures_and_weights_and_goes_on_after_its_training(tmp_path, model, caplog) -> None:
+    folder = prepared(tmp_path, model)
+    run_job(folder)
+    assert (folder / "done.json").is_file()
+    assert (folder / "weights/lightning/model.ckpt").is_file()
+    assert len(list((folder / "images").rglob("*.*"))) == len(read_predictions(folder / "predictions.csv")) > 0
+    assert (folder / "last/predictions.csv").is_file() == (model == "ours")
+    names = [path.relative_to(folder) for path in folder.rglob("predictions*.csv")]
+    first = {name: read_predictions(folder / name) for name in names}
+    for path in (folder / "done.json", *(folder / name for name in names)):
+        path.unlink()  # as if the test had been cut off
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        run_job(folder)
+    assert "only the test is run" in caplog.text
+    for name, table in first.items():
+        pd.testing.assert_frame_equal(read_predictions(folder / name), table)
+
+
+def test_a_torn_checkpoint_starts_the_training_again(tmp_path, caplog) -> None:
+    folder = prepared(tmp_path, "ours")
+    run_job(folder)
+    first = read_predictions(folder / "predictions.csv")
+    for name in ("done.json", "fitted.json", "predictions.csv"):
+        (folder / name).unlink()
+    checkpoint = folder / "weights/lightning/model.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with caplog.at_level("INFO"):
+        run_job(folder)
+    assert "the training starts again" in caplog.text
+    pd.testing.assert_frame_equal(read_predictions(folder / "predictions.csv"), first)

@@ -1,0 +1,125 @@
+"""The table, from files of predictions, against scikit-learn and the statistics module."""
+
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics as sk
+
+from anomalib_cxr.metrics import write_predictions
+from anomalib_cxr.pipelines.cross_validation_plan import CrossValidationJob
+from anomalib_cxr.pipelines.cross_validation_table import (
+    check_rule,
+    choose_threshold,
+    evaluate_jobs,
+    make_tables,
+    to_markdown,
+)
+
+
+def predictions(seed: int, names: str = "", effect: float = 1.5) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    abnormal = np.arange(40) % 2
+    return pd.DataFrame(
+        {
+            "image": [f"{names}{i}.png" for i in range(40)],
+            "patient_id": [f"{names}{i // 2}" for i in range(40)],
+            "label": np.where(abnormal, "abnormal", "normal"),
+            "findings": "",
+            "raw_score": 100 + rng.normal(size=40) + effect * abnormal,
+            "score": 0.5,
+            "p_value": np.nan,
+            "decision": "normal",
+            "split_hash": "x",
+        }
+    )
+
+
+def finished(results: Path, model: str, fold: int | None, seed: int = 0, last: bool = False, names: str = "test"):
+    job = CrossValidationJob("own", model, fold, seed, {})
+    folder = results / job.name
+    number = hash_of(model, fold, seed)
+    for place, offset in ((folder, 0), (folder / "last", 1000))[: 1 + last]:
+        write_predictions(place / "predictions.csv", predictions(number + offset, f"{names}{fold}-"))
+        write_predictions(place / "predictions_val.csv", predictions(number + offset + 1, "val"))
+    (folder / "done.json").write_text(json.dumps({"fit_seconds": 60.0}))
+    return job
+
+
+def hash_of(*parts) -> int:
+    return sum(ord(letter) * 7**place for place, letter in enumerate(str(parts)[:9])) % 10**6
+
+
+def test_figures_are_means_over_jobs_at_the_validation_threshold(tmp_path) -> None:
+    jobs = [finished(tmp_path, "a", fold) for fold in range(3)]
+    evaluated, failed = evaluate_jobs(jobs, tmp_path)
+    assert not failed
+    single, table = make_tables(evaluated, {("own", "a"): 5}, draws=300)
+    expected: dict[str, list[float]] = {"AUROC": [], "AUPR": [], "F1": [], "accuracy": [], "sensitivity": []}
+    for job in jobs:
+        test, val = (pd.read_csv(tmp_path / job.name / f) for f in ("predictions.csv", "predictions_val.csv"))
+        truth, scores = test["label"] == "abnormal", test["raw_score"]
+        f1 = {t: sk.f1_score(val["label"] == "abnormal", val["raw_score"] >= t) for t in val["raw_score"]}
+        called = scores >= max(f1, key=lambda t: (f1[t], t))
+        expected["AUROC"].append(sk.roc_auc_score(truth, scores))
+        expected["AUPR"].append(sk.average_precision_score(truth, scores))
+        expected["F1"].append(sk.f1_score(truth, called))
+        expected["accuracy"].append(sk.accuracy_score(truth, called))
+        expected["sensitivity"].append(sk.recall_score(truth, called))
+    (row,) = table.to_dict("records")
+    for name, values in expected.items():
+        assert single[name].tolist() == pytest.approx(values)
+        assert row[name] == pytest.approx(statistics.mean(values))
+        assert row[f"{name}_sd"] == pytest.approx(statistics.stdev(values))
+        assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
+    assert (row["jobs"], row["planned"], row["fit_seconds"]) == (3, 5, 60)
+    assert "| own | a | last | 3/5 | 1.0 |" in to_markdown(table, "best_f1", 300, 0.95)
+
+
+def test_a_model_that_chose_by_labels_has_two_rows(tmp_path) -> None:
+    jobs = [finished(tmp_path, "ours", None, seed, last=True) for seed in (0, 1)]
+    jobs.append(finished(tmp_path, "padim", None))
+    evaluated, _ = evaluate_jobs(jobs, tmp_path)
+    _, table = make_tables(evaluated, {("own", "ours"): 2, ("own", "padim"): 1}, draws=20)
+    assert table[["model", "checkpoint", "jobs"]].to_numpy().tolist() == [
+        ["ours", "best by validation labels", 2], ["ours", "last", 2], ["padim", "last", 1]
+    ]  # fmt: skip
+    assert table["AUROC"].nunique() == 3
+    assert table["AUROC_sd"].isna().tolist() == [False, False, True]
+
+
+def test_predictions_of_different_images_are_refused_and_named(tmp_path) -> None:
+    jobs = [finished(tmp_path, "a", 0), finished(tmp_path, "b", 0, names="other"), finished(tmp_path, "c", 1)]
+    evaluated, failed = evaluate_jobs(jobs, tmp_path)
+    assert [one.job.model for one in evaluated] == ["a", "c"]  # another fold has other images, rightly
+    assert list(failed) == ["own/b/fold_0_seed_0"]
+    assert "only in own/a/fold_0_seed_0, such as test0-0.png" in failed["own/b/fold_0_seed_0"]
+
+
+def test_a_job_that_cannot_be_evaluated_is_reported(tmp_path) -> None:
+    jobs = [finished(tmp_path, "a", None), finished(tmp_path, "b", None)]
+    path = tmp_path / "own/b/seed_0/predictions_val.csv"
+    write_predictions(path, predictions(0).assign(label="normal"))
+    evaluated, failed = evaluate_jobs(jobs, tmp_path)
+    assert len(evaluated) == 1
+    assert "none of the 40 images is abnormal" in failed["own/b/seed_0"]
+    assert len(evaluate_jobs(jobs, tmp_path, {"false_positive_rate": 0.1})[0]) == 2  # needs normal images alone
+
+
+def test_rules_choose_what_they_say() -> None:
+    validation = predictions(3)
+    normal = validation[validation["label"] == "normal"]["raw_score"]
+    abnormal = validation[validation["label"] == "abnormal"]["raw_score"]
+    assert (abnormal >= choose_threshold(validation, {"sensitivity": 0.9})).mean() == 0.9
+    assert (normal >= choose_threshold(validation, {"false_positive_rate": 0.1})).sum() == 1  # 0.1 · 21 − 1
+
+
+@pytest.mark.parametrize(
+    "rule", ["youden", {"sensitivity": 1.5}, {"specificity": 0.9}, {}, {"sensitivity": 0.9, "x": 1}]
+)
+def test_unknown_rules_are_refused(rule) -> None:
+    with pytest.raises(ValueError, match="threshold must be best_f1"):
+        check_rule(rule)
