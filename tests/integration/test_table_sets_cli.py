@@ -32,7 +32,7 @@ def anomalib(folder: Path, *arguments: str) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 def image_auroc(output: str) -> float:
@@ -56,3 +56,14 @@ def test_fit_test_and_padim(name, tmp_path):
     output = anomalib(tmp_path, "train", *padim, "--model.n_features=10", *data)
     assert 0 <= image_auroc(output) <= 1
     assert [path for path in tmp_path.glob(f"Padim/{name}/**/images/**/*.*") if path.suffix in {".png", ".jpg"}]
+
+
+@pytest.mark.slow
+def test_skipped_images_are_listed_when_each_stage_ends(tmp_path):
+    root = drawn_sets.radiograph_table(tmp_path / "data")
+    (root / "images/003.png").write_bytes(b"")
+    data = ["--data=RadiographTable", f"--data.root={root}", "--data.table=images.csv", "--data.num_workers=0"]
+    padim = ["--model=Padim", "--model.backbone=resnet18", "--model.layers=[layer1]", "--model.pre_trained=false"]
+    output = anomalib(tmp_path, "train", *padim, "--model.n_features=10", *data, "--data.on_error=skip")
+    reports = re.findall(r"1\s+images\s+could\s+not\s+be\s+read\s+and\s+were\s+skipped", output)
+    assert len(reports) == 2  # of the fit and of the test
