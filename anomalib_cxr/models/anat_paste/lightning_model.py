@@ -221,9 +221,9 @@ class AnatPaste(OneClassTraining, AnomalibModule):  # type: ignore[misc]  # as i
         return loss
 
     def build_bank(self, loader: DataLoader) -> None:
-        """Embed the training images as references of the density."""
-        embeddings = [self.model.embed(images) for images in self.pre_processed(loader)]
-        self.model.density.fit(self.gather_references(torch.cat(embeddings)))
+        """Take the training images as references of density and heat map."""
+        features = [self.model.features(images) for images in self.pre_processed(loader)]
+        self.model.fit(self.gather_references(torch.cat(features)))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Optimiser by timm's name, cosine or constant rate by the step."""

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from anomalib_cxr.models.anat_paste.kernel_density import GaussianKernelDensity
+from anomalib_cxr.models.anat_paste.normal_map import NormalMap
 
 
 class AnatPasteModel(nn.Module):
@@ -53,6 +54,7 @@ class AnatPasteModel(nn.Module):
         self.head = projection_head(self.backbone.num_features, head_layers)
         self.classifier = nn.Linear(128, num_classes)
         self.density = GaussianKernelDensity(bandwidth)
+        self.normal_map = NormalMap()
         statistics: dict[str, Any] = self.backbone.pretrained_cfg if pre_trained else {"mean": (0.5,), "std": (0.5,)}
         self.mean = fmean(statistics["mean"])
         self.std = fmean(statistics["std"])
@@ -84,6 +86,16 @@ class AnatPasteModel(nn.Module):
         """Pooled backbone embeddings, (B, C), not normalised."""
         return self.features(images).mean(dim=(2, 3))
 
+    def fit(self, features: torch.Tensor) -> None:
+        """Take the final feature maps of un-augmented normal images as references of density and heat map.
+
+        Args:
+            features: (n, C, h, w), in evaluation mode.
+        """
+        pooled = features.mean(dim=(2, 3))
+        self.density.fit(pooled)
+        self.normal_map.fit(self.grad_cam(features, pooled))
+
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         """Score images and draw their maps.
 
@@ -91,11 +103,12 @@ class AnatPasteModel(nn.Module):
             images: (B, 3 or 1, H, W) in [0, 1].
 
         Returns:
-            ``pred_score`` (B,), the negative log density; ``anomaly_map`` (B, 1, H, W), the Grad-CAM.
+            ``pred_score`` (B,), the negative log density; ``anomaly_map`` (B, 1, H, W), the Grad-CAM less that of
+            normal images.
         """
         features = self.features(images)
         pooled = features.mean(dim=(2, 3))
-        cam = self.grad_cam(features, pooled)
+        cam = self.normal_map(self.grad_cam(features, pooled))
         return InferenceBatch(
             pred_score=self.density(pooled),
             anomaly_map=enlarge(cam, images.shape[-2], images.shape[-1]),

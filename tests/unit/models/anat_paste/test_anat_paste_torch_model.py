@@ -39,13 +39,28 @@ def test_grad_cam_equals_autograd(num_classes: int, head_layers: int, backbone: 
 def test_forward_gives_raw_score_and_full_size_map() -> None:
     model = _model()
     images = torch.rand(5, 3, 64, 96)
-    model.density.fit(model.embed(images[:4]))
+    model.fit(model.features(images[:4]))
     with torch.no_grad():
         out = model(images)
         one_by_one = torch.cat([model(image[None]).pred_score for image in images])
     assert out.anomaly_map.shape == (5, 1, 64, 96)
     torch.testing.assert_close(out.pred_score, one_by_one, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(out.pred_score, model.density(model.embed(images)))
+
+
+def test_maps_of_the_training_images_average_to_nothing() -> None:
+    model = _model()
+    images = torch.rand(6, 3, 64, 96)
+    with torch.no_grad():
+        cams = [model.grad_cam(f := model.features(image[None]), f.mean(dim=(2, 3)))[0, 0] for image in images]
+        model.fit(model.features(images))
+        drawn = model(images).anomaly_map
+        other = model(torch.rand(1, 3, 128, 96)).anomaly_map
+    mean = sum(cams) / 6
+    assert mean.abs().max() > 1e-3
+    for cam, shown in zip(cams, drawn, strict=True):
+        torch.testing.assert_close(shown, enlarge((cam - mean)[None, None], 64, 96)[0], rtol=1e-3, atol=1e-4)
+    assert torch.isfinite(other).all()
 
 
 def test_grey_in_three_channels_equals_one() -> None:
