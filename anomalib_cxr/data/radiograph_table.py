@@ -26,7 +26,7 @@ import pandas as pd
 from anomalib_cxr.data.files import inside, scan_images
 from anomalib_cxr.data.selection import Selection
 from anomalib_cxr.data.splits import ABNORMAL, NORMAL
-from anomalib_cxr.data.table_datamodule import TableDataModule, locate_table
+from anomalib_cxr.data.table_datamodule import TableDataModule, locate_table, name_first
 from anomalib_cxr.data.tables import TableError, is_missing, parse_numbers, read_table, refuse_duplicates
 
 logger = logging.getLogger(__name__)
@@ -215,7 +215,11 @@ class RadiographTable(TableDataModule):
             first = table["image_path"][table["split"] == ""].iloc[0]
             msg = f"RadiographTable: {self.root / first} lies in no folder of a split while others do"
             raise TableError(msg)
-        table["mask_path"] = [masks.get(_stem(image), "") for image in table["image_path"]]
+        stems = [_stem(image) for image in table["image_path"]]
+        strangers = sorted(set(masks) - set(stems))
+        if strangers:
+            logger.warning("RadiographTable: %d masks are of no image: %s", len(strangers), name_first(strangers))
+        table["mask_path"] = [masks.get(stem, "") for stem in stems]
         return table.assign(patient_id="", findings="")
 
 

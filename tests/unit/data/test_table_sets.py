@@ -343,7 +343,7 @@ def test_mimic_takes_the_official_split(tmp_path):
     assert len(samples) == 26 - sick_training
 
 
-def test_folder_tree_with_masks_and_patients(tmp_path):
+def test_folder_tree_with_masks_and_patients(tmp_path, caplog):
     for split, label, number in (("train", "Normal", 6), ("valid", "normal", 3), ("valid", "abnormal", 3)):
         for i in range(number):
             drawn_sets.save(tmp_path / split / label / f"s{i:02}_{i}.png", drawn_sets.chest(i, label == "abnormal"))
@@ -352,9 +352,11 @@ def test_folder_tree_with_masks_and_patients(tmp_path):
     for image in (*tmp_path.glob("valid/abnormal/*"), *tmp_path.glob("test/abnormal/*")):
         mask = tmp_path / "masks" / image.relative_to(tmp_path).with_suffix(".png")
         drawn_sets.save(mask, np.eye(48))
+    drawn_sets.save(tmp_path / "masks/test/abnormal/of_nothing.png", np.eye(48))
     (tmp_path / "train/Normal/.DS_Store").write_bytes(b"")
     data = sets.RadiographTable(tmp_path, mask_dir="masks", patient_pattern=r"(valid|train|test)/", **QUICK)
     samples = data.samples
+    assert "1 masks are of no image: test/abnormal/of_nothing" in caplog.text
     assert numbers(samples) == {
         ("train", "normal"): 6,
         ("val", "normal"): 3,
