@@ -3,7 +3,6 @@
 import logging
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from anomalib.pipelines.components.base import Pipeline
 from anomalib.pipelines.components.base.runner import Runner
@@ -35,16 +34,16 @@ class CrossValidate(Pipeline):
             parser.add_argument(
                 "--results", type=Path, default=Path("results/cross_validation"), help="Results folder."
             )
-            parser.add_argument("--data", type=dict[str, Any], help="Name and class_path, init_args of each data set.")
+            parser.add_argument("--data", type=dict, help="Name and class_path, init_args of each data set.")
             parser.add_argument(
                 "--models",
-                type=dict[str, Any],
+                type=dict,
                 help="Name and class_path, init_args of each model, with trainer and data arguments of its own.",
             )
             parser.add_argument("--folds", type=list[int] | None, default=None, help="Folds; null: the own split.")
             parser.add_argument("--num_folds", type=int, default=5, help="Number of folds.")
             parser.add_argument("--seeds", type=list[int], default=[0], help="Seeds of the trainings.")
-            parser.add_argument("--trainer", type=dict[str, Any] | None, default=None, help="Trainer arguments of all.")
+            parser.add_argument("--trainer", type=dict | None, default=None, help="Trainer arguments of all.")
             parser.add_argument(
                 "--threshold",
                 type=str | dict[str, float],
