@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from anomalib_cxr.models.anat_paste.kernel_density import GaussianKernelDensity
 from anomalib_cxr.models.anat_paste.normal_map import NormalMap
+from anomalib_cxr.models.residual_branches import open_residual_branches
 
 
 class AnatPasteModel(nn.Module):
@@ -50,7 +51,7 @@ class AnatPasteModel(nn.Module):
         self.backbone = cast("Any", timm.create_model(backbone, pretrained=pre_trained, in_chans=1, num_classes=0))
         _refuse_other_pooling(self.backbone, backbone)
         if not pre_trained:
-            _open_residual_branches(self.backbone)
+            open_residual_branches(self.backbone)
         self.head = projection_head(self.backbone.num_features, head_layers)
         self.classifier = nn.Linear(128, num_classes)
         self.density = GaussianKernelDensity(bandwidth)
@@ -189,18 +190,6 @@ def projection_head(in_features: int, head_layers: int) -> nn.Sequential:
     for width_in, width_out in itertools.pairwise(widths):
         layers += [nn.Linear(width_in, width_out, bias=False), nn.BatchNorm1d(width_out), nn.ReLU()]
     return nn.Sequential(*layers)
-
-
-def _open_residual_branches(backbone: nn.Module) -> None:
-    """Start every batch normalisation at scale 1, as the paper's ResNet does.
-
-    timm starts the last one of each residual block at 0, which is good for long training from large batches; here it
-    keeps the network from learning during a short one: after 150 steps on ZhangLab at 128² it told pasted from normal
-    in 57 % of the training images, and in 69 % with scale 1.
-    """
-    for module in backbone.modules():
-        if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
-            nn.init.ones_(module.weight)
 
 
 def _refuse_other_pooling(backbone: Any, name: str) -> None:

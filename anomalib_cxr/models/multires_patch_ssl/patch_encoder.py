@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anomalib_cxr.models.multires_patch_ssl.patch_grid import PatchGrid, resize_matrix
+from anomalib_cxr.models.residual_branches import open_residual_branches
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,8 @@ class PatchEncoder(nn.Module):
         model: Any = timm.create_model(
             backbone, pretrained=pretrained, pretrained_cfg_overlay=overlay, in_chans=in_chans, num_classes=0
         )
+        if not pretrained:
+            open_residual_branches(model)
         self.model = model
         self.in_chans = in_chans
         self.encoder_size = encoder_size
