@@ -87,12 +87,15 @@ class OpenVINOSession:
         if threads:
             config["INFERENCE_NUM_THREADS"] = threads
         self._model = core.compile_model(model, "CPU", config)
-        self.outputs = [output.any_name for output in self._model.outputs]
+        # An output may have several names, in no order.
+        self._names = [sorted(output.get_names()) for output in self._model.outputs]
+        self.outputs = [name for names in self._names for name in names]
 
     def __call__(self, images: npt.NDArray[np.float32]) -> Arrays:
         """Run (B, 3, H, W) images in [0, 1]."""
         # Copies, because the runtime reuses its memory at the next call.
-        return {key.any_name: np.array(value) for key, value in self._model(images).items()}
+        values = [np.array(value) for value in self._model(images).values()]
+        return {name: value for names, value in zip(self._names, values, strict=True) for name in names}
 
 
 def open_session(

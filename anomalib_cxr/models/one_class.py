@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.utils.data import DataLoader, Subset
 from torchvision.transforms.v2 import Resize
 
+from anomalib_cxr import metrics
 from anomalib_cxr.data.step_order import StepDataset, StepSampler, mix_seed
 from anomalib_cxr.models.checkpoint_choice import MONITOR, CheckpointChoice
 from anomalib_cxr.models.deployable import DeployableExport
@@ -86,7 +87,11 @@ class OneClassTraining(DeployableExport, _Base):
 
     @staticmethod
     def configure_evaluator() -> Evaluator:
-        """Anomalib's test metrics, and the AUROC on validation that the checkpoint is chosen by."""
+        """Anomalib's test metrics, and the AUROC on validation that the checkpoint is chosen by.
+
+        That one is ours: scores are raw in validation, and Anomalib's would put those outside of [0, 1] through a
+        sigmoid, batch by batch, which ties large ones.
+        """
         test_metrics: list[Any] = [
             AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
             F1Score(fields=["pred_label", "gt_label"], prefix="image_"),
@@ -94,7 +99,7 @@ class OneClassTraining(DeployableExport, _Base):
             F1Score(fields=["pred_mask", "gt_mask"], prefix="pixel_", strict=False),
         ]
         return Evaluator(
-            val_metrics=[AUROC(fields=["pred_score", "gt_label"], prefix=MONITOR.removesuffix("AUROC"))],
+            val_metrics=[metrics.AUROC(fields=["pred_score", "gt_label"], prefix=MONITOR.removesuffix("AUROC"))],
             test_metrics=test_metrics,
         )
 

@@ -5,12 +5,13 @@ only in what happens after the encoders. So the features of every image are comp
 each setting builds its own banks from them.
 """
 
+import copy
 import itertools
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -18,8 +19,8 @@ from anomalib.data import AnomalibDataModule
 from anomalib.pipelines.components.base import Pipeline
 from anomalib.pipelines.components.base.runner import Runner
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from sklearn.metrics import roc_auc_score
 from torch.utils.data import DataLoader
-from torchmetrics.functional.classification import binary_auroc
 from tqdm.auto import tqdm
 
 from anomalib_cxr.models import MultiResPatchSSL
@@ -48,7 +49,9 @@ class PatchAblation(Pipeline):
             parser.add_argument("--config", action=ActionConfigFile, help="Configuration file with all of this.")
             parser.add_argument("--ckpt_path", type=str, required=True, help="Checkpoint of MultiResPatchSSL.")
             parser.add_subclass_arguments(AnomalibDataModule, "data", required=True)
-            parser.add_argument("--settings", type=dict[str, list], default={}, help="Option: values; all are crossed.")
+            parser.add_argument(
+                "--settings", type=list[dict[str, list]], default=[{}], help="Tables of option: values, each crossed."
+            )
             parser.add_argument("--weights", type=list[list[float]] | None, default=None, help="Weights of the sizes.")
             parser.add_argument("--output", type=str, default="patch_ablation.csv", help="Table to write.")
         return parser
@@ -66,7 +69,7 @@ class PatchAblation(Pipeline):
         if not isinstance(datamodule, AnomalibDataModule):
             datamodule = parser.instantiate_classes(Namespace(data=datamodule)).data
         model = MultiResPatchSSL.load_from_checkpoint(args.ckpt_path, map_location="cpu")
-        table = ablate(model, datamodule, args.settings, args.weights)
+        table = ablate(cast("MultiResPatchSSL", model), datamodule, args.settings, args.weights)
         output = Path(args.output)
         output.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(output, index=False)
@@ -82,15 +85,16 @@ class PatchAblation(Pipeline):
 def ablate(
     model: MultiResPatchSSL,
     datamodule: AnomalibDataModule,
-    settings: Mapping[str, Sequence[Any]],
+    settings: Sequence[Mapping[str, Sequence[Any]]],
     weights: Sequence[Sequence[float]] | None = None,
 ) -> pd.DataFrame:
-    """Score validation and test images under every combination of settings.
+    """Score validation and test images under many settings.
 
     Args:
         model: A trained model, or a frozen one.
         datamodule: Its training images fill the banks; validation and test images are scored.
-        settings: Values to try for some of :data:`OPTIONS`; all are crossed.
+        settings: Tables of values to try for some of :data:`OPTIONS`; the values of one table are crossed. What a table
+            leaves out is as in the checkpoint, and empty in the result.
         weights: Weights of the sizes to fuse by; None takes the model's own. Each size alone is always listed.
 
     Returns:
@@ -100,7 +104,7 @@ def ablate(
     Raises:
         ValueError: If a setting is unknown, or weights do not have one entry for each size.
     """
-    unknown = sorted(set(settings) - set(OPTIONS))
+    unknown = sorted({option for table in settings for option in table} - set(OPTIONS))
     if unknown:
         msg = f"patch-ablation knows no setting {', '.join(unknown)}: choose from {', '.join(OPTIONS)}."
         raise ValueError(msg)
@@ -123,19 +127,25 @@ def ablate(
         )
     }
     rows = []
-    for values in itertools.product(*settings.values()):
-        setting = dict(zip(settings, values, strict=True))
-        cost = _refit(network, features["train"][0], setting)
+    original = copy.deepcopy(network)
+    for setting in _crossed(settings):
+        cost = _refit(network, original, features["train"][0], setting)
         scores = {part: _scores(network, features[part][0], model.input_size, fusions) for part in ("val", "test")}
         seconds = sum(seconds for _, seconds in scores.values())
         images = sum(len(features[part][1]) for part in scores)
         for fusion in fusions:
             aurocs = {
-                f"{part}_AUROC": binary_auroc(scores[part][0][fusion], features[part][1]).item() for part in scores
+                f"{part}_AUROC": roc_auc_score(features[part][1], scores[part][0][fusion]) for part in scores
             }
             rows.append(setting | {"fusion": fusion} | aurocs | cost | {"search_ms": 1000 * seconds / images})
         logger.info("%s: %s", setting, {row["fusion"]: round(row["val_AUROC"], 3) for row in rows[-len(fusions) :]})
     return pd.DataFrame(rows)
+
+
+def _crossed(settings: Sequence[Mapping[str, Sequence[Any]]]) -> Iterator[dict[str, Any]]:
+    for table in settings:
+        for values in itertools.product(*table.values()):
+            yield dict(zip(table, values, strict=True))
 
 
 @torch.no_grad()
@@ -150,11 +160,16 @@ def _features(model: MultiResPatchSSL, dataset: Any, datamodule: Any) -> tuple[l
     return [torch.cat(part) for part in parts], torch.as_tensor(plain.samples.label_index.to_numpy())
 
 
-def _refit(network: MultiResPatchSSLModel, features: list[torch.Tensor], setting: dict[str, Any]) -> dict[str, float]:
-    """Give the network new banks; returns what they cost."""
-    network.score = setting.get("score", network.score)
-    network.top_q = setting.get("top_q", network.top_q)
-    for i, old in enumerate(network.reference_banks()):
+def _refit(
+    network: MultiResPatchSSLModel,
+    original: MultiResPatchSSLModel,
+    features: list[torch.Tensor],
+    setting: dict[str, Any],
+) -> dict[str, float]:
+    """Give the network the banks of a setting, otherwise those of the original; returns what they cost."""
+    network.score = setting.get("score", original.score)
+    network.top_q = setting.get("top_q", original.top_q)
+    for i, old in enumerate(original.reference_banks()):
         reach = setting.get("patch_distance", old.search.patch_distance)
         network.banks[i] = ReferenceBank(
             patch_distance="all" if reach is None or reach == -1 else reach,

@@ -1,5 +1,6 @@
 """What was exported from a checkpoint gives the numbers of the Lightning model, from the image to the decision."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import openvino
 import pandas as pd
 import pytest
 import torch
+import yaml
 from anomalib.data import ImageBatch, ImageItem
 from anomalib.deploy import ExportType
 from anomalib.engine import Engine
 from PIL import Image
 from torch.utils.data import DataLoader
 
+import anomalib_cxr.models
 from anomalib_cxr.data import RadiographDataModule
 from anomalib_cxr.deploy import ExportedDetector, read_metadata
 from anomalib_cxr.models import AnatPaste, MultiResPatchSSL
@@ -57,12 +60,16 @@ def draw(side: int, seed: int, count: int = N_IMAGES, abnormal: bool | None = No
 class DrawnFiles(RadiographDataModule):
     """Radiographs of :func:`draw` as 16-bit PNG."""
 
+    def __init__(self, root: Path, side: int = SIDE) -> None:
+        super().__init__(root=root, train_batch_size=8, eval_batch_size=8, num_workers=0)
+        self.side = side
+
     def make_samples(self) -> pd.DataFrame:
         self.root.mkdir(parents=True, exist_ok=True)
         rows = []
         parts = [("train", False), ("val", False), ("val", True), ("test", False), ("test", True)]
         for seed, (split, abnormal) in enumerate(parts):
-            for i, image in enumerate(draw(SIDE, seed, REFERENCES if split == "train" else 20, abnormal)):
+            for i, image in enumerate(draw(self.side, seed, REFERENCES if split == "train" else 20, abnormal)):
                 path = self.root / f"{split}_{int(abnormal)}_{i}.png"
                 Image.fromarray((image * 65535).astype(np.uint16)).save(path)
                 label = "abnormal" if abnormal else "normal"
@@ -93,13 +100,15 @@ def engine(root: Path) -> Engine:
 @pytest.fixture(scope="module", params=sorted(MODELS))
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, Any]:
     """Checkpoint, ONNX and OpenVINO file, each from the file before, and the class of the model."""
-    root = tmp_path_factory.mktemp(request.param)
-    model = MODELS[request.param]()
-    data = DrawnFiles(root=root / "data", train_batch_size=8, eval_batch_size=8, num_workers=0)
-    engine(root).fit(model, datamodule=data)
+    return fit_and_export(MODELS[request.param], tmp_path_factory.mktemp(request.param), SIDE)
+
+
+def fit_and_export(make: Callable[[], Any], root: Path, side: int) -> tuple[Path, Path, Path, Any]:
+    model = make()
+    engine(root).fit(model, datamodule=DrawnFiles(root / "data", side))
     (checkpoint,) = root.rglob("model.ckpt")
     paths = [
-        engine(root).export(MODELS[request.param](), kind, export_root=root / "export", ckpt_path=checkpoint)
+        engine(root).export(make(), kind, export_root=root / "export", ckpt_path=checkpoint)
         for kind in (ExportType.ONNX, ExportType.OPENVINO)
     ]
     return checkpoint, *paths, type(model)
@@ -141,20 +150,55 @@ def _batches(images: np.ndarray, batch: int) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("side", [SIDE, 2 * SIDE])
 def test_exported_equals_lightning(exported: tuple[Path, Path, Path, Any], tmp_path: Path, side: int) -> None:
-    checkpoint, onnx_path, openvino_path, model_class = exported
+    checkpoint, *paths, model_class = exported
     images = draw(side, seed=100 + side)
     expected = lightning_predictions(checkpoint, model_class, images, tmp_path)
     # Both decisions, scores on both sides of the threshold, few tied: a saturated score would hide any deviation.
     assert 0.05 < expected["pred_label"].mean() < 0.95
     assert (abs(expected["pred_score"] - 0.5) < 0.4).mean() > 0.3
     assert len(np.unique(expected["pred_score"])) > 0.8 * N_IMAGES
+    compare(expected, images, *paths)
+
+
+def compare(expected: dict[str, np.ndarray], images: np.ndarray, onnx_path: Path, openvino_path: Path) -> None:
     for run, path in ((run_onnx, onnx_path), (run_openvino, openvino_path)):
         for batch in (1, 8):
             found = run(path, images, batch)
             for name in ("pred_score", "anomaly_map"):
-                np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=TOLERANCE, err_msg=name)
+                deviation = np.abs(found[name] - expected[name]).max()
+                print(f"{path.suffix} batch {batch} {name}: largest deviation {deviation:.1e}")
+                assert deviation < TOLERANCE, f"{name} of {path.suffix} at batch {batch}"
             np.testing.assert_array_equal(found["pred_label"], expected["pred_label"])
             assert (found["pred_mask"] != expected["pred_mask"]).mean() < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "config",
+    [
+        "quickstart.yaml",
+        "anatpaste/zhanglab.yaml",
+        "anatpaste/zhanglab_cpu.yaml",
+        "multires_patch_ssl/quickstart.yaml",
+        "multires_patch_ssl/zhanglab_frozen_crops.yaml",
+        "multires_patch_ssl/zhanglab_frozen_map.yaml",
+    ],
+)
+def test_shipped_configs(config: str, tmp_path: Path) -> None:
+    """The models of the shipped configurations, trained for a few steps only and from random weights."""
+    path = Path(__file__).parents[2] / "configs" / config
+    section = yaml.safe_load(path.read_text())["model"]
+    model_class = getattr(anomalib_cxr.models, section["class_path"].split(".")[-1])
+    # Batch normalisation needs some steps before a short training embeds anything at all.
+    steps = 20 if model_class is AnatPaste else min(section["init_args"].get("max_steps", 2), 2)
+    arguments = section["init_args"] | {"pre_trained": False, "max_steps": steps, "steps_per_epoch": max(1, steps)}
+    side = model_class(**arguments).input_size[0]
+    checkpoint, *paths, _ = fit_and_export(lambda: model_class(**arguments), tmp_path, side)
+    for factor in (1, 2):
+        images = draw(factor * side, seed=factor)
+        expected = lightning_predictions(checkpoint, model_class, images, tmp_path)
+        print(config, "scores", np.quantile(expected["pred_score"], [0, 0.1, 0.5, 0.9, 1]).round(3))
+        compare(expected, images, *paths)
 
 
 def test_our_inferencer_equals_lightning(exported: tuple[Path, Path, Path, Any], tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from tiny_radiographs import TinyRadiographs
 from anomalib_cxr.models import MultiResPatchSSL
 
 model = MultiResPatchSSL(image_size=64, patch_sizes=(16, 32), encoder_size=16, backbone="resnet10t", max_steps=3,
-                         steps_per_epoch=3, patches_per_step=8, feature_dim=0, bank_dtype="float32", distance="euclidean",
-                         checkpoint="last")
+                         steps_per_epoch=3, patches_per_step=8, feature_dim=0, bank_dtype="float32",
+                         distance="euclidean", checkpoint="last")
 engine = Engine(default_root_dir=sys.argv[2], accelerator="cpu", devices=2, strategy="ddp_fork",
                 enable_progress_bar=False)
 engine.fit(model, datamodule=TinyRadiographs(Path(sys.argv[1]), count=13))

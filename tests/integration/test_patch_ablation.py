@@ -23,8 +23,10 @@ def _images(data: TinyRadiographs, split: str) -> tuple[torch.Tensor, list[int]]
 def test_each_row_is_the_auroc_of_a_model_built_so(tmp_path: Path) -> None:
     model = MultiResPatchSSL(**SMALL).eval()
     settings = {"distance": ["cosine", "manhattan"], "patch_distance": [0, -1], "score": ["max", "top_q"]}
-    table = ablate(model, TinyRadiographs(tmp_path / "tiny"), settings, weights=[[0.2, 1.0]])
-    assert len(table) == 8 * 3
+    other = {"distance": ["euclidean"]}  # the rest as in the model: d = 1, highest pixel
+    table = ablate(model, TinyRadiographs(tmp_path / "tiny"), [settings, other], weights=[[0.2, 1.0]])
+    assert len(table) == 8 * 3 + 3
+    table = table.fillna({"patch_distance": 1, "score": "max"}).astype({"patch_distance": int})
 
     data = TinyRadiographs(tmp_path / "tiny")
     data.setup()
@@ -43,7 +45,7 @@ def test_each_row_is_the_auroc_of_a_model_built_so(tmp_path: Path) -> None:
 
 def test_half_precision_halves_the_features_of_the_bank(tmp_path: Path) -> None:
     model = MultiResPatchSSL(**SMALL).eval()
-    table = ablate(model, TinyRadiographs(tmp_path / "tiny"), {"bank_dtype": ["float32", "float16"]})
+    table = ablate(model, TinyRadiographs(tmp_path / "tiny"), [{"bank_dtype": ["float32", "float16"]}])
     full, half = table.groupby("bank_dtype").bank_MiB.first()[["float32", "float16"]]
     features = 12 * (16 + 4) * 512 * 4 / 2**20
     assert full - half == pytest.approx(features / 2, rel=1e-6)
@@ -51,8 +53,8 @@ def test_half_precision_halves_the_features_of_the_bank(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "weights", "message"),
-    [({"colour": [1]}, None, "knows no setting colour"), ({}, [[1.0]], "need 2 entries")],
+    [([{"colour": [1]}], None, "knows no setting colour"), ([{}], [[1.0]], "need 2 entries")],
 )
-def test_impossible_settings_are_refused(tmp_path: Path, settings: dict, weights: list | None, message: str) -> None:
+def test_impossible_settings_are_refused(tmp_path: Path, settings: list, weights: list | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ablate(MultiResPatchSSL(**SMALL), TinyRadiographs(tmp_path / "tiny"), settings, weights)

@@ -67,8 +67,8 @@ class MultiResPatchSSL(OneClassTraining, AnomalibModule):  # type: ignore[misc] 
     Each step reads ``train_batch_size`` images once, and trains every size on ``patches_per_step`` of their patches.
     The paper says "batch 256, 100 epochs": we read the batch as patches, a step of each size. Its learning rate of 4.8
     is SimCLR's for batch 4096 (0.3 · batch / 256); ``preset="laptop"`` takes SimCLR's other rule, 0.075 · √batch, made
-    for small batches and few epochs: after 60 steps on PhantomCXR one size's validation AUROC was 0.76 with it, 0.61 with
-    the first.
+    for small batches and few epochs: after 60 steps on PhantomCXR one size's validation AUROC was 0.76 with it and 0.61
+    with the first.
 
     With ``pre_trained=True`` and ``max_steps=0`` nothing is trained, and the banks hold frozen timm features.
 
@@ -87,7 +87,8 @@ class MultiResPatchSSL(OneClassTraining, AnomalibModule):  # type: ignore[misc] 
         layers: Levels of the feature map for ``"map"``.
         patch_distance: Patch distance d, one for all sizes or one each; -1 searches the whole grid.
         distance: ``"euclidean"``, ``"manhattan"``, ``"cosine"`` or ``"mahalanobis"``.
-        weights: Weight of each size's map; None takes the paper's for four sizes.
+        weights: Weight of each size's map; None takes equal ones with ``preset="laptop"``, otherwise the paper's for
+            four sizes.
         score: Image score: ``"max"``, the highest pixel (paper), or ``"top_q"``, the mean of the highest (ours).
         top_q: Share of pixels that ``"top_q"`` averages.
         bank_dtype: Number format of the banks.
@@ -162,7 +163,7 @@ class MultiResPatchSSL(OneClassTraining, AnomalibModule):  # type: ignore[misc] 
         def chosen(name: str, value: Any) -> Any:
             return PRESETS[preset][name] if value is None else value
 
-        side = chosen("image_size", image_size)
+        side, sizes = chosen("image_size", image_size), tuple(chosen("patch_sizes", patch_sizes))
         if pre_processor is True:
             pre_processor = OneClassTraining.configure_pre_processor((side, side))
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
@@ -183,8 +184,8 @@ class MultiResPatchSSL(OneClassTraining, AnomalibModule):  # type: ignore[misc] 
             (self.learning_rate <= 0, f"learning_rate must be positive, not {self.learning_rate}."),
             (checkpoint not in {"best", "last"}, f"checkpoint must be 'best' or 'last', not {checkpoint!r}."),
             (
-                max(chosen("patch_sizes", patch_sizes), default=1) > side and features == "crops",
-                f"A patch of patch_sizes={tuple(chosen('patch_sizes', patch_sizes))} is larger than image_size={side}.",
+                max(sizes, default=1) > side and features == "crops",
+                f"A patch of patch_sizes={sizes} is larger than image_size={side}.",
             ),
             (
                 self.max_steps > 0 and features == "map" and not pre_trained and weights_path is None,
@@ -199,7 +200,7 @@ class MultiResPatchSSL(OneClassTraining, AnomalibModule):  # type: ignore[misc] 
         reaches: list[Any] = ["all" if d < 0 else d for d in reach]
         with seeded(seed):
             self.model: MultiResPatchSSLModel = MultiResPatchSSLModel(
-                patch_sizes=chosen("patch_sizes", patch_sizes),
+                patch_sizes=sizes,
                 strides=strides,
                 backbone=chosen("backbone", backbone),
                 pre_trained=pre_trained,
@@ -210,7 +211,7 @@ class MultiResPatchSSL(OneClassTraining, AnomalibModule):  # type: ignore[misc] 
                 layers=layers,
                 patch_distance=reaches[0] if len(reaches) == 1 else reaches,
                 distance=distance,
-                weights=weights,
+                weights=(1.0,) * len(sizes) if weights is None and preset == "laptop" else weights,
                 score=score,
                 top_q=top_q,
                 bank_dtype=chosen("bank_dtype", bank_dtype),
