@@ -134,9 +134,7 @@ def ablate(
         seconds = sum(seconds for _, seconds in scores.values())
         images = sum(len(features[part][1]) for part in scores)
         for fusion in fusions:
-            aurocs = {
-                f"{part}_AUROC": roc_auc_score(features[part][1], scores[part][0][fusion]) for part in scores
-            }
+            aurocs = {f"{part}_AUROC": roc_auc_score(features[part][1], scores[part][0][fusion]) for part in scores}
             rows.append(setting | {"fusion": fusion} | aurocs | cost | {"search_ms": 1000 * seconds / images})
         logger.info("%s: %s", setting, {row["fusion"]: round(row["val_AUROC"], 3) for row in rows[-len(fusions) :]})
     return pd.DataFrame(rows)
