@@ -8,12 +8,11 @@ import numpy.typing as npt
 
 from anomalib_cxr import __version__
 from anomalib_cxr.deploy.detector import Prediction
+from anomalib_cxr.imaging.heat_map import blend_heat_map
 
 LONGEST_SIDE = 1024
 _OUTLINE = (255, 255, 255)
 _STRIP = 28
-# Normalised maps have 0.5 at the pixel threshold: colour fades in below it, and is full a little above.
-_FAINT, _FULL, _OPACITY = 0.35, 0.65, 0.45
 
 
 def overlay(image: npt.NDArray[np.float32], prediction: Prediction, model: str) -> npt.NDArray[np.uint8]:
@@ -34,9 +33,7 @@ def overlay(image: npt.NDArray[np.float32], prediction: Prediction, model: str) 
     height, width = (max(1, round(side * factor)) for side in image.shape)
     grey = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA) if factor < 1 else image
     heat = cv2.resize(prediction.heat_map, (width, height), interpolation=cv2.INTER_LINEAR)
-    colour = cv2.applyColorMap(_bytes(np.clip((heat - _FAINT) / (1 - _FAINT), 0, 1)), cv2.COLORMAP_JET)[..., ::-1]
-    opacity = _OPACITY * np.clip((heat - _FAINT) / (_FULL - _FAINT), 0, 1)[..., None]
-    picture = np.ascontiguousarray(_bytes((1 - opacity) * grey[..., None] + opacity * (colour / 255.0)))
+    picture = np.ascontiguousarray(blend_heat_map(grey, heat))
     inside = cv2.resize(prediction.mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
     outlines, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(picture, outlines, -1, _OUTLINE, 1)
@@ -62,7 +59,3 @@ def _strip(width: int, prediction: Prediction, model: str) -> npt.NDArray[np.uin
     scale = 0.5 * min(1.0, (width - 8) / text_width)
     cv2.putText(strip, text, (4, 19), cv2.FONT_HERSHEY_SIMPLEX, scale, _OUTLINE, 1, cv2.LINE_AA)
     return strip
-
-
-def _bytes(values: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
-    return np.rint(values * 255).astype(np.uint8)

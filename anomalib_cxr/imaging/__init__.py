@@ -1,6 +1,7 @@
 """Pixels: radiograph files in, calibrated arrays out."""
 
 from anomalib_cxr.imaging.contact_sheet import contact_sheet
+from anomalib_cxr.imaging.heat_map import blend_heat_map
 from anomalib_cxr.imaging.pixels import MAX_PIXELS
 from anomalib_cxr.imaging.radiograph import (
     DICOM_SUFFIXES,
@@ -15,6 +16,7 @@ __all__ = [
     "MAX_PIXELS",
     "RADIOGRAPH_SUFFIXES",
     "RadiographError",
+    "blend_heat_map",
     "contact_sheet",
     "is_radiograph",
     "read_radiograph",

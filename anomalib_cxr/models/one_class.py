@@ -23,6 +23,7 @@ from anomalib_cxr.data.step_order import StepDataset, StepSampler, mix_seed
 from anomalib_cxr.models.checkpoint_choice import MONITOR, CheckpointChoice
 from anomalib_cxr.models.deployable import DeployableExport
 from anomalib_cxr.models.exact_resize import ExactResizePreProcessor
+from anomalib_cxr.models.heat_map_sheet import HeatMapSheet
 from anomalib_cxr.models.post_processor import RankPreservingPostProcessor
 
 if TYPE_CHECKING:
@@ -113,10 +114,10 @@ class OneClassTraining(DeployableExport, _Base):
         return RankPreservingPostProcessor()
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Anomalib's component callbacks and the checkpoint choice."""
+        """Anomalib's component callbacks, the checkpoint choice and a sheet of heat maps."""
         self._choice = CheckpointChoice(self.checkpoint)
         callbacks = super().configure_callbacks()
-        return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), self._choice]
+        return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), self._choice, HeatMapSheet()]
 
     @property
     def datamodule(self) -> Any:

@@ -1,0 +1,69 @@
+"""One picture of many heat maps, to look a test over at a glance."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from anomalib.data import ImageBatch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+
+from anomalib_cxr.imaging import blend_heat_map, contact_sheet
+
+logger = logging.getLogger(__name__)
+
+
+class HeatMapSheet(Callback):
+    """Writes ``sheets/heat_maps.png`` at the end of a test: the first images of each label, heat maps over them.
+
+    Masks are outlined where the data set has them. Only the first process writes. (Ours.)
+
+    Args:
+        per_label: Images of each label.
+    """
+
+    def __init__(self, per_label: int = 12) -> None:
+        self.per_label = per_label
+        self._kept: dict[bool, list[tuple[Any, Any, str]]] = {}
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the test before."""
+        del trainer, pl_module
+        self._kept = {False: [], True: []}
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
+        """Keep the first images of each label; the post-processor has normalised them by now."""
+        del pl_module, args
+        if not isinstance(outputs, ImageBatch) or outputs.anomaly_map is None or not trainer.is_global_zero:
+            return
+        for item in outputs.items:
+            kept = self._kept[bool(item.gt_label)]
+            if len(kept) == self.per_label:
+                continue
+            grey = item.image.float().mean(dim=0).clamp(0, 1).cpu().numpy()
+            heat = item.anomaly_map.float().squeeze().cpu().numpy()
+            if heat.shape != grey.shape:
+                continue  # a pre-processor of the user's own may keep the picture at another size
+            mask = None if item.gt_mask is None else item.gt_mask.squeeze().cpu().numpy()
+            if mask is not None and mask.shape != grey.shape:
+                mask = None
+            kept.append((blend_heat_map(grey, heat), mask, f"{float(item.pred_score):.2f}"))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the sheet."""
+        del pl_module
+        tiles = [
+            (picture, mask, f"{'abnormal' if label else 'normal'} {score}")
+            for label, kept in self._kept.items()
+            for picture, mask, score in kept
+        ]
+        self._kept = {}
+        if not tiles:
+            return
+        pictures, masks, titles = zip(*tiles, strict=True)
+        path = Path(trainer.default_root_dir) / "sheets" / "heat_maps.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet: np.ndarray = contact_sheet(pictures, columns=6, masks=masks, titles=titles, tile=192)
+        Image.fromarray(sheet).save(path)
+        logger.info("Look at %s: heat maps of the first test images, masks outlined.", path)
