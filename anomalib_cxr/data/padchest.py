@@ -48,7 +48,8 @@ class PadChest(TableDataModule):
     Preset ``kim2023`` (Kim, Moon, Lee, Sci. Rep. 2023): 2,574 normal and 4,801 abnormal physician-labelled PA images,
     drawn by patient; normals 70/15/15, abnormal images only in validation and test, half each; five folds, chosen by
     ``fold``, whose test sets of normals do not overlap. The paper does not list its images: the draw is ours. Its
-    threshold, 0.5 on the normalised score, belongs to the model.
+    threshold, 0.5 on the normalised score, is the model's: ``threshold_rule="mid_range"`` of its post-processor, as
+    in ``configs/multires_patch_ssl/padchest_paper.yaml``.
 
     Args:
         root: Folder with the table and the images.

@@ -5,6 +5,7 @@ Functions of scores and labels, and thin metric classes for Anomalib's Evaluator
 
 from anomalib_cxr.metrics.bootstrap import Interval, Run, bootstrap_difference, bootstrap_intervals
 from anomalib_cxr.metrics.conformal import conformal_p_values
+from anomalib_cxr.metrics.curves import CurveBand, precision_recall_band, roc_band
 from anomalib_cxr.metrics.delong import DeLongTest, delong_covariance, delong_test
 from anomalib_cxr.metrics.evaluator_metrics import (
     AUPR,
@@ -33,6 +34,7 @@ __all__ = [
     "AUPR",
     "AUROC",
     "Accuracy",
+    "CurveBand",
     "DeLongTest",
     "F1Score",
     "Interval",
@@ -54,7 +56,9 @@ __all__ = [
     "finding_table",
     "image_metrics",
     "normal_threshold",
+    "precision_recall_band",
     "read_predictions",
+    "roc_band",
     "sensitivity_at_specificity",
     "sensitivity_threshold",
     "specificity_at_sensitivity",

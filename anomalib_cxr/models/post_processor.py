@@ -1,12 +1,14 @@
 """Post-processing that keeps ranks, with a pixel threshold learned from normal images."""
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from anomalib.data import Batch
 from anomalib.metrics import F1AdaptiveThreshold, MinMax
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
+
+ThresholdRule = Literal["best_f1", "mid_range"]
 
 #: Steepness of the squashing at the threshold; at 4 the normal half of the validation scores fills about 0.1 … 0.5.
 _STEEPNESS = 4.0
@@ -21,7 +23,7 @@ class RankPreservingPostProcessor(PostProcessor):
     Here ``z = 4 (x − threshold) / (max − min)`` becomes ``(1 + z / (1 + |z|)) / 2``, strictly increasing, 0.5 at
     the threshold, so every rank statistic equals that of the raw scores. (Ours.)
 
-    Image threshold: best F1 on the validation split. Pixel threshold: the quantile ``pixel_quantile`` over the maps of
+    Image threshold: by default the best F1 on the validation split. Pixel threshold: the quantile ``pixel_quantile`` over the maps of
     its *normal* images, because score and map of these models have different scales, and most radiograph sets have
     no masks. Minima and maxima are those of the validation split.
 
@@ -29,16 +31,25 @@ class RankPreservingPostProcessor(PostProcessor):
         pixel_quantile: Share of the pixels of normal images that stay below the pixel threshold, in (0, 1).
         image_sensitivity: As Anomalib's: predictions above ``1 − sensitivity`` are abnormal.
         pixel_sensitivity: The same for pixels.
+        threshold_rule: ``"best_f1"``, which uses the labels, or ``"mid_range"``, half-way between the lowest and the
+            highest validation score: MultiResPatchSSL's "0.5 of the normalised score".
 
     Raises:
-        ValueError: If ``pixel_quantile`` is not in (0, 1).
+        ValueError: If ``pixel_quantile`` is not in (0, 1), or ``threshold_rule`` is unknown.
     """
 
     def __init__(
-        self, pixel_quantile: float = 0.98, image_sensitivity: float = 0.5, pixel_sensitivity: float = 0.5
+        self,
+        pixel_quantile: float = 0.98,
+        image_sensitivity: float = 0.5,
+        pixel_sensitivity: float = 0.5,
+        threshold_rule: ThresholdRule = "best_f1",
     ) -> None:
         if not 0.0 < pixel_quantile < 1.0:
             msg = f"pixel_quantile must lie between 0 and 1, not be {pixel_quantile}."
+            raise ValueError(msg)
+        if threshold_rule not in get_args(ThresholdRule):
+            msg = f"threshold_rule must be one of {', '.join(get_args(ThresholdRule))}, not {threshold_rule!r}."
             raise ValueError(msg)
         super().__init__(
             enable_threshold_matching=False,
@@ -46,6 +57,7 @@ class RankPreservingPostProcessor(PostProcessor):
             pixel_sensitivity=pixel_sensitivity,
         )
         self.pixel_quantile = pixel_quantile
+        self.threshold_rule = threshold_rule
         self._normal_pixels: list[torch.Tensor] = []
         self._image_threshold_metric: F1AdaptiveThreshold
         self._image_min_max_metric: MinMax
@@ -53,7 +65,7 @@ class RankPreservingPostProcessor(PostProcessor):
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, "pixel_quantile")
+        return (*super()._checkpoint_config_keys, "pixel_quantile", "threshold_rule")
 
     def on_validation_batch_end(  # type: ignore[override]  # as in Anomalib
         self, trainer: Trainer, pl_module: LightningModule, outputs: Batch, *args: Any, **kwargs: Any
@@ -84,6 +96,8 @@ class RankPreservingPostProcessor(PostProcessor):
                 low.copy_(minimum)
                 high.copy_(maximum)
                 metric.reset()
+        if self.threshold_rule == "mid_range":
+            self._image_threshold.copy_((self.image_min + self.image_max) / 2)
         pixels = torch.cat(self._normal_pixels) if self._normal_pixels else torch.empty(0)
         self._normal_pixels = []
         if trainer.world_size > 1:

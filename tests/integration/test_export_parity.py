@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from anomalib.data import ImageBatch, ImageItem
-from anomalib.deploy import ExportType
+from anomalib.deploy import CompressionType, ExportType
 from anomalib.engine import Engine
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -244,3 +244,31 @@ def test_old_opset_and_too_large_a_file_are_refused(exported: tuple[Path, Path, 
     with pytest.raises(ValueError, match=r"would take [\d.]+ MiB, above max_gib=0.001"):
         model.to_openvino(tmp_path, onnx_kwargs={"max_gib": 0.001})
     assert not list(tmp_path.rglob("*.onnx"))
+
+
+@pytest.mark.slow
+def test_compressed_models_rank_alike(exported: tuple[Path, Path, Path, Any], tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    checkpoint, onnx_path, _, model_class = exported
+    images = draw(SIDE, seed=5, count=60)
+    exact = np.array([p.score for p in ExportedDetector(onnx_path, threads=1).predict(list(images))])
+    data = DrawnFiles(tmp_path / "data")
+    sizes = {}
+    for kind in (None, CompressionType.FP16, CompressionType.INT8, CompressionType.INT8_PTQ):
+        path = engine(tmp_path).export(
+            model_class.load_from_checkpoint(checkpoint),
+            ExportType.OPENVINO,
+            export_root=tmp_path / str(kind),
+            compression_type=kind,
+            datamodule=data,
+            ckpt_path=checkpoint,
+        )
+        assert read_metadata(path)["compression"] == (kind.value if kind else None)
+        found = np.array([p.score for p in ExportedDetector(path, threads=1).predict(list(images))])
+        sizes[kind] = path.with_suffix(".bin").stat().st_size
+        ranks = [np.argsort(np.argsort(scores)) for scores in (exact, found)]
+        correlation = np.corrcoef(*ranks)[0, 1]
+        print(kind, sizes[kind], "rank correlation", correlation.round(4))
+        assert correlation > 0.95
+    assert sizes[CompressionType.FP16] < 0.6 * sizes[None]
+    assert sizes[CompressionType.INT8] < 0.4 * sizes[None]

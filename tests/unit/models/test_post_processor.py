@@ -48,6 +48,16 @@ def test_auroc_equals_that_of_raw_scores_far_outside_the_validation_range(valida
     assert np.array_equal(np.argsort(out.numpy(), kind="stable"), np.argsort(raw, kind="stable"))
 
 
+def test_half_is_the_middle_of_the_validation_scores_where_asked(validation) -> None:
+    scores, labels, maps = validation
+    post = _fitted(scores, labels, maps, threshold_rule="mid_range")
+    out = post(InferenceBatch(pred_score=scores, anomaly_map=maps))
+    assert torch.equal(out.pred_score > 0.5, scores > (scores.min() + scores.max()) / 2)
+    assert torch.equal(out.pred_label.bool(), out.pred_score > 0.5)
+    with pytest.raises(ValueError, match="threshold_rule must be one of"):
+        RankPreservingPostProcessor(threshold_rule="best")
+
+
 def test_half_is_the_best_f1_threshold(validation) -> None:
     scores, labels, maps = validation
     post = _fitted(scores, labels, maps)
