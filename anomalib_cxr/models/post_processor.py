@@ -23,9 +23,9 @@ class RankPreservingPostProcessor(PostProcessor):
     Here ``z = 4 (x − threshold) / (max − min)`` becomes ``(1 + z / (1 + |z|)) / 2``, strictly increasing, 0.5 at
     the threshold, so every rank statistic equals that of the raw scores. (Ours.)
 
-    Image threshold: by default the best F1 on the validation split. Pixel threshold: the quantile ``pixel_quantile`` over the maps of
-    its *normal* images, because score and map of these models have different scales, and most radiograph sets have
-    no masks. Minima and maxima are those of the validation split.
+    Image threshold: by default the best F1 on the validation split. Pixel threshold: the quantile ``pixel_quantile``
+    over the maps of its *normal* images, because score and map of these models have different scales, and most
+    radiograph sets have no masks. Minima and maxima are those of the validation split.
 
     Args:
         pixel_quantile: Share of the pixels of normal images that stay below the pixel threshold, in (0, 1).
