@@ -1,7 +1,7 @@
 """ROC and precision-recall curves with bands by a bootstrap over patients."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -81,7 +81,7 @@ def _band(run: Run, draws: int, level: float, seed: int, points: int, curve: Cur
     ties = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])
     grid = np.linspace(0, 1, points)
 
-    def curves(weights: Numbers) -> Numbers:
+    def curves(weights: npt.NDArray[Any]) -> Numbers:
         """Rows of weights, in the order of the images, to the rows of their curves; rows of one class are left out."""
         weights = weights[:, order].astype(np.float64)
         found = np.add.reduceat(weights * labels, ties, axis=1).cumsum(axis=1)

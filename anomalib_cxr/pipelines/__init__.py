@@ -3,8 +3,9 @@
 from anomalib_cxr.pipelines.cross_validate import CrossValidate
 from anomalib_cxr.pipelines.patch_ablation import PatchAblation
 from anomalib_cxr.pipelines.prepare import Prepare
+from anomalib_cxr.pipelines.report import Report
 
 #: Subcommand and the pipeline it runs.
-SUBCOMMANDS = {"cross-validate": CrossValidate, "patch-ablation": PatchAblation, "prepare": Prepare}
+SUBCOMMANDS = {"cross-validate": CrossValidate, "patch-ablation": PatchAblation, "prepare": Prepare, "report": Report}
 
-__all__ = ["SUBCOMMANDS", "CrossValidate", "PatchAblation", "Prepare"]
+__all__ = ["SUBCOMMANDS", "CrossValidate", "PatchAblation", "Prepare", "Report"]

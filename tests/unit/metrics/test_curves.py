@@ -26,7 +26,7 @@ def precision_at(recall: float, weights: np.ndarray) -> float:
     """Precision at the highest threshold that reaches a recall (any recall above 0 for 0), by trying all."""
     total = weights[LABELS == 1].sum()
     for threshold in sorted(set(SCORES), reverse=True):
-        called = weights * (SCORES >= threshold)
+        called = weights * (threshold <= SCORES)
         found = called[LABELS == 1].sum()
         if found > 0 and found / total >= recall - 1e-12:
             return found / called.sum()
