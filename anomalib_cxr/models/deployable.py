@@ -127,7 +127,9 @@ class DeployableExport(_Base):
         _describe_openvino(path, self.export_metadata() | {"compression": name})
         return path
 
-    def _post_training_quantization_ov(self, model: Any, datamodule: Any = None) -> Any:
+    def _post_training_quantization_ov(  # type: ignore[override]  # a static method there
+        self, model: Any, datamodule: Any = None
+    ) -> Any:
         """Quantise the encoder, calibrated on training images as the model sees them.
 
         Anomalib's own hands images of any size to the calibration and quantises everything. Here all that comes after

@@ -79,5 +79,5 @@ class GaussianKernelDensity(DynamicBufferMixin, nn.Module):
             highest.append(exponents.amax(dim=1))
             sums.append(torch.exp(exponents - highest[-1][:, None]).sum(dim=1))
         top = torch.stack(highest).amax(dim=0)
-        total = sum(part * torch.exp(high - top) for part, high in zip(sums, highest, strict=True))
+        total = (torch.stack(sums) * torch.exp(torch.stack(highest) - top)).sum(dim=0)
         return -(top + torch.log(total / self.references.shape[0]))
