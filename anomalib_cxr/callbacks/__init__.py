@@ -1,5 +1,6 @@
 """Lightning callbacks for any Anomalib model; they know neither models nor data sets of ours."""
 
+from anomalib_cxr.callbacks.heat_map_logger import HeatMapLogger
 from anomalib_cxr.callbacks.predictions_writer import PredictionsWriter
 
-__all__ = ["PredictionsWriter"]
+__all__ = ["HeatMapLogger", "PredictionsWriter"]
