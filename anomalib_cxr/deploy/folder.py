@@ -3,6 +3,7 @@
 import csv
 import logging
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -85,8 +86,9 @@ def predict_folder(
         if (output / name).exists():
             msg = f"{output / name} exists: name another output folder, or move it away."
             raise FileExistsError(msg)
-    if "dicom" in pictures:
-        import pydicom  # noqa: F401 - say so now, not after the first batch
+    if "dicom" in pictures and find_spec("pydicom") is None:
+        msg = 'Secondary Captures need pydicom: pip install "anomalib-cxr[dicom]"'
+        raise ImportError(msg)
     root = source if source.is_dir() else source.parent
     draw = _Draw(detector, root, output, pictures)
     images = abnormal = without_capture = 0

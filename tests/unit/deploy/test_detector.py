@@ -213,7 +213,7 @@ def test_overlay_shows_where() -> None:
     assert wide.shape[1] == 1024
 
 
-def test_faults_of_folders(onnx_model: Path, folder: Path, tmp_path: Path) -> None:
+def test_faults_of_folders(onnx_model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     detector = ExportedDetector(onnx_model)
     with pytest.raises(FileNotFoundError, match="neither a folder nor a file"):
         predict_folder(detector, tmp_path / "none", tmp_path / "out")
@@ -226,6 +226,10 @@ def test_faults_of_folders(onnx_model: Path, folder: Path, tmp_path: Path) -> No
     with pytest.raises(FileExistsError, match=r"predictions\.csv exists"):
         predict_folder(detector, folder, tmp_path / "out")
     assert not (tmp_path / "out" / "heat_maps").exists()
+    monkeypatch.setattr("anomalib_cxr.deploy.folder.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="Secondary Captures need pydicom"):
+        predict_folder(detector, folder, tmp_path / "other", ["dicom"])
+    assert not (tmp_path / "other").exists()
 
 
 def test_command(onnx_model: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
