@@ -92,6 +92,8 @@ def secondary_capture(
         else:
             setattr(capture, keyword, "")
     capture.StudyInstanceUID = original.StudyInstanceUID
+    if "BodyPartExamined" not in capture and "Laterality" not in capture:
+        capture.Laterality = ""  # it might be a paired part; PS3.3 table C.7-5a then wants to hear of it
 
     now = datetime.now()
     capture.SOPClassUID = SECONDARY_CAPTURE

@@ -168,6 +168,9 @@ def test_secondary_capture_stays_with_its_patient_and_study(onnx_model: Path, fo
     assert "Not for diagnosis" in capture.ImageComments
     assert capture.SourceImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
     assert "MeanBrightness" in capture.DerivationDescription
+    # Without a body part the standard wants the laterality, be it unknown; dciodvfy finds no fault with the file then.
+    assert "BodyPartExamined" not in capture
+    assert capture.Laterality == ""
     # The pixels are those of the PNG.
     png = cv2.imread(str(out / "heat_maps" / "ward" / "one.dcm.png"))[..., ::-1]
     np.testing.assert_array_equal(capture.pixel_array, png)
