@@ -1,6 +1,7 @@
 """Anomaly detectors for chest radiographs, as Anomalib modules."""
 
 from anomalib_cxr.models.anat_paste import AnatPaste
+from anomalib_cxr.models.ensemble import Ensemble
 from anomalib_cxr.models.multires_patch_ssl import MultiResPatchSSL
 
-__all__ = ["AnatPaste", "MultiResPatchSSL"]
+__all__ = ["AnatPaste", "Ensemble", "MultiResPatchSSL"]

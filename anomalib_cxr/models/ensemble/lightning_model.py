@@ -1,0 +1,185 @@
+"""Ensemble of trained detectors as one Anomalib module."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from anomalib import LearningType
+from anomalib.data import ImageBatch
+from anomalib.metrics.evaluator import Evaluator
+from anomalib.models import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+
+from anomalib_cxr.models.deployable import DeployableExport
+from anomalib_cxr.models.ensemble.members import build_member, common_split, read_member
+from anomalib_cxr.models.ensemble.torch_model import EnsembleMember, EnsembleModel
+from anomalib_cxr.models.one_class import OneClassTraining
+from anomalib_cxr.models.post_processor import RankPreservingPostProcessor
+
+logger = logging.getLogger(__name__)
+
+
+class Ensemble(DeployableExport, AnomalibModule):  # type: ignore[misc]  # as in Anomalib, two bases have to_onnx
+    """Mean of the normalised scores, and of the normalised maps, of several checkpoints.
+
+    AnatPaste's published ensemble is the mean of five seeds (Sato et al. 2022, Table I). Each member normalises by its
+    own validation, its threshold at 0.5, so that members of different kinds may be joined (ours). Scores of this
+    package's models are normalised without ties; Anomalib's own models clamp theirs to [0, 1] first.
+
+    ``anomalib test --model Ensemble --model.checkpoints [a.ckpt,b.ckpt] --data ZhangLab --data.root …``
+
+    Nothing is trained. A fit is a validation that fixes the threshold (best F1), and leaves
+    ``weights/lightning/model.ckpt``, which holds all that the members need: their own checkpoints may go. Before it,
+    the threshold is 0.5.
+
+    Images are resized to the largest member's input size, and from there to each member's own: a smaller member sees
+    a slightly softer image than by itself.
+
+    Args:
+        checkpoints: Checkpoints of the members, two or more.
+        classes: Class of each checkpoint; None finds it out for AnatPaste and MultiResPatchSSL.
+        members: What an ensemble's own checkpoint keeps of its members; not for use by hand.
+        pre_processor: As in Anomalib; the default resizes to the largest member's input size.
+        post_processor: As in Anomalib; the default keeps ranks.
+        evaluator: As in Anomalib; the default adds AUROC on validation.
+        visualizer: As in Anomalib.
+
+    Raises:
+        ValueError: If there are fewer than two checkpoints, one cannot be read, or has never been validated.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Sequence[str] | None = None,
+        classes: Sequence[str] | None = None,
+        members: list[dict[str, Any]] | None = None,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        weights: list[dict[str, torch.Tensor]] = []
+        if members is None:
+            paths = list(checkpoints or [])
+            if len(paths) < 2 or (classes is not None and len(classes) != len(paths)):
+                msg = (
+                    f"An ensemble needs two or more checkpoints, and a class for each or none; got {len(paths)} and "
+                    f"{'none' if classes is None else len(classes)}."
+                )
+                raise ValueError(msg)
+            named: Sequence[str | None] = classes or [None] * len(paths)
+            read = [read_member(*pair) for pair in zip(paths, named, strict=True)]
+            members, weights = [member for member, _ in read], [state for _, state in read]
+        modules = [build_member(member) for member in members]
+        for number, (module, state) in enumerate(zip(modules, weights, strict=False)):
+            _load(module, state, str((checkpoints or [])[number]))
+        if pre_processor is True:
+            pre_processor = OneClassTraining.configure_pre_processor(_largest(modules))
+        super().__init__(pre_processor, post_processor, evaluator, visualizer)
+        # The checkpoint keeps the members themselves, and not where they came from.
+        self.hparams.update({"checkpoints": None, "classes": None, "members": members})
+        self.split_sha256 = common_split(members)
+        self.model: EnsembleModel = EnsembleModel(
+            [EnsembleMember(module.pre_processor, module.model, module.post_processor) for module in modules]
+        )
+
+    # ------------------------------------------------------------------ components
+
+    @property
+    def learning_type(self) -> LearningType:
+        """One-class, as its members."""
+        return LearningType.ONE_CLASS
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """One idle step and a validation."""
+        return {"max_epochs": 1, "max_steps": -1, "limit_train_batches": 1, "num_sanity_val_steps": 0}
+
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        """Metrics as of this package's other models."""
+        return OneClassTraining.configure_evaluator()
+
+    def configure_post_processor(self) -> RankPreservingPostProcessor:
+        """Post-processing that keeps ranks, with thresholds of 0.5 until a validation finds better ones."""
+        processor = RankPreservingPostProcessor()
+        for low, high, threshold in (
+            (processor.image_min, processor.image_max, processor._image_threshold),
+            (processor.pixel_min, processor.pixel_max, processor._pixel_threshold),
+        ):
+            low.fill_(0.0)
+            high.fill_(1.0)
+            threshold.fill_(0.5)
+        return processor
+
+    # ------------------------------------------------------------------ nothing to train
+
+    def configure_optimizers(self) -> None:
+        """Nothing is trained."""
+
+    def training_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> None:
+        """Nothing is trained."""
+        del batch, args, kwargs
+
+    def train(self, mode: bool = True) -> "Ensemble":
+        """Stay in evaluation mode: the idle step of a fit must not touch running statistics."""
+        super().train(mode)
+        self.model.eval()
+        return self
+
+    def on_fit_start(self) -> None:
+        """Keep the members' split: a fit of the ensemble trains nothing on the datamodule's."""
+        split = self.split_sha256
+        super().on_fit_start()
+        self.split_sha256 = split
+
+    # ------------------------------------------------------------------ scoring
+
+    def validation_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """Score a batch; the post-processor takes its statistics from the means."""
+        del args, kwargs
+        return self._scored(batch)
+
+    def test_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """Score a batch."""
+        del batch_idx, args, kwargs
+        return self._scored(batch)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
+        """Score a batch."""
+        del batch_idx, dataloader_idx
+        return self._scored(batch)
+
+    def _scored(self, batch: Any) -> STEP_OUTPUT:
+        with torch.autocast(self.device.type, enabled=False):
+            predictions = self.model(batch.image)
+        return batch.update(pred_score=predictions.pred_score, anomaly_map=predictions.anomaly_map)
+
+    without_augmentation = OneClassTraining.without_augmentation
+
+
+def _load(module: Any, state: dict[str, torch.Tensor], path: str) -> None:
+    """Give a member its weights, and refuse one whose scores cannot be normalised."""
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        msg = f"{path} does not fit {type(module).__name__}: {error}"
+        raise ValueError(msg) from error
+    processor = module.post_processor
+    if not isinstance(processor, PostProcessor) or torch.isnan(processor.image_min) or torch.isnan(processor.image_max):
+        msg = f"{path} was never validated, so its scores cannot be normalised: fit or validate it, and save it again."
+        raise ValueError(msg)
+
+
+def _largest(modules: Sequence[Any]) -> tuple[int, int]:
+    """Largest input size of the members."""
+    sizes = [module.input_size for module in modules if module.input_size is not None]
+    if not sizes:
+        return 256, 256
+    if len(set(map(tuple, sizes))) > 1:
+        logger.info("The members have input sizes %s: images come in the largest, and each resizes its own.", sizes)
+    return max(int(size[0]) for size in sizes), max(int(size[1]) for size in sizes)

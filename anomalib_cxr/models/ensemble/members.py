@@ -1,0 +1,168 @@
+"""Members of an ensemble: out of checkpoints, and out of the plain data that the ensemble's own checkpoint keeps."""
+
+import importlib
+import inspect
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import anomalib.models
+import torch
+from anomalib.models import AnomalibModule
+from anomalib.utils.serialization import anomalib_safe_globals
+
+from anomalib_cxr.models.anat_paste import AnatPaste
+from anomalib_cxr.models.multires_patch_ssl import MultiResPatchSSL
+
+logger = logging.getLogger(__name__)
+
+#: Told by their arguments, without being named.
+KNOWN: tuple[type[AnomalibModule], ...] = (AnatPaste, MultiResPatchSSL)
+
+_COMPONENTS = {"self", "pre_processor", "post_processor", "evaluator", "visualizer"}
+#: What a checkpoint says of the components, beside the hyper-parameters.
+_KEPT = (
+    "anomalib_components_enabled",
+    "anomalib_pre_processor_config",
+    "anomalib_post_processor_config",
+    "split_sha256",
+)
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def read_member(path: str | Path, class_path: str | None = None) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Read what makes a member out of its checkpoint.
+
+    Args:
+        path: Checkpoint of an Anomalib model.
+        class_path: Its class; None finds it out for this package's models.
+
+    Returns:
+        Plain data for :func:`build_member`, and its weights.
+
+    Raises:
+        ValueError: If there is no such file, it is no checkpoint, the class is unknown, or a setting is no plain data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        msg = f"There is no checkpoint {path}."
+        raise ValueError(msg)
+    cls = None if class_path is None else find_class(class_path)
+    try:
+        with anomalib_safe_globals(extra=cls.checkpoint_safe_globals() if cls else ()):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        arguments, weights = dict(checkpoint["hyper_parameters"]), checkpoint["state_dict"]
+    except Exception as error:
+        msg = f"{path} is no checkpoint of an Anomalib model that holds plain data and weights: {error}"
+        raise ValueError(msg) from error
+    cls = cls or _class_of(arguments, path)
+    odd = [name for name, value in arguments.items() if not _is_plain(value)]
+    if odd:
+        msg = f"{path}: the settings {odd} of {cls.__name__} are no plain data, so an ensemble cannot keep them."
+        raise ValueError(msg)
+    if arguments.get("weights_path"):
+        # Its weights are in the checkpoint; the file may be elsewhere by now.
+        arguments |= {"weights_path": None, "pre_trained": True}
+    components = {key: checkpoint[key] for key in _KEPT if checkpoint.get(key) is not None}
+    return {
+        "class_path": f"{cls.__module__}.{cls.__qualname__}",
+        "init_args": arguments,
+        "components": components,
+    }, weights
+
+
+def build_member(member: dict[str, Any]) -> Any:
+    """Build a member, without its weights.
+
+    Args:
+        member: Plain data of :func:`read_member`.
+
+    Returns:
+        ``AnomalibModule`` in evaluation mode.
+    """
+    cls = find_class(member["class_path"])
+    with _weights_come_later():
+        module: Any = cls(**member["init_args"], evaluator=False, visualizer=False)
+    enabled = {**member["components"].get("anomalib_components_enabled", {}), "evaluator": False, "visualizer": False}
+    module.on_load_checkpoint({**member["components"], "anomalib_components_enabled": enabled})
+    return module.eval()
+
+
+def find_class(class_path: str) -> type[AnomalibModule]:
+    """Find a model class by its path, or by its name among Anomalib's and ours.
+
+    Args:
+        class_path: ``Padim`` or ``package.module.Class``.
+
+    Returns:
+        The class.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    module, _, name = class_path.rpartition(".")
+    known = {cls.__name__: cls for cls in KNOWN}
+    try:
+        cls = getattr(importlib.import_module(module), name) if module else known.get(name)
+        cls = cls or getattr(anomalib.models, name)
+    except (ImportError, AttributeError) as error:
+        msg = f"There is no model class {class_path}: {error}."
+        raise ValueError(msg) from error
+    if not (isinstance(cls, type) and issubclass(cls, AnomalibModule)):
+        msg = f"{class_path} is no Anomalib model."
+        raise ValueError(msg)
+    return cls
+
+
+def _class_of(arguments: dict[str, Any], path: Path) -> type[AnomalibModule]:
+    """Class whose constructor takes exactly these arguments."""
+    fitting = [cls for cls in KNOWN if set(inspect.signature(cls.__init__).parameters) - _COMPONENTS == set(arguments)]
+    if len(fitting) != 1:
+        msg = (
+            f"{path} does not say of which model it is: name the class of each checkpoint, "
+            "for example --model.classes [Padim,AnatPaste]."
+        )
+        raise ValueError(msg)
+    return fitting[0]
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return type(value) in _PLAIN
+
+
+@contextmanager
+def _weights_come_later() -> Iterator[None]:
+    """Keep timm from fetching pretrained weights that a checkpoint's own replace at once: it may be offline."""
+    builder: Any = importlib.import_module("timm.models._builder")
+    original = builder.load_pretrained
+    builder.load_pretrained = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        builder.load_pretrained = original
+
+
+def common_split(members: Sequence[dict[str, Any]]) -> str | None:
+    """Hash of the split manifest that all members were trained on.
+
+    Args:
+        members: Plain data of :func:`read_member`.
+
+    Returns:
+        SHA-256; None where it is not known or not one. The log says if there are several.
+    """
+    hashes = {member["components"].get("split_sha256") for member in members} - {None}
+    if len(hashes) > 1:
+        logger.warning(
+            "The members were trained on %d different splits: test images of one may be training images of another, "
+            "and a test of the ensemble then says too much.",
+            len(hashes),
+        )
+        return None
+    return next(iter(hashes), None)
