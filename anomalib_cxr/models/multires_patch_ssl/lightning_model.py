@@ -35,8 +35,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "encoder_size": 32,
         "backbone": "resnet18",
         "patches_per_step": 64,
-        "max_steps": 150,
-        "steps_per_epoch": 150,
+        "max_steps": 60,
+        "steps_per_epoch": 60,
         "learning_rate": 0.075 * 64**0.5,
         "feature_dim": 64,
         "bank_dtype": "float16",
@@ -73,7 +73,7 @@ class MultiResPatchSSL(OneClassTraining, AnomalibModule):  # type: ignore[misc] 
     With ``pre_trained=True`` and ``max_steps=0`` nothing is trained, and the banks hold frozen timm features.
 
     Args:
-        preset: ``"laptop"`` (256² input, patches of W/16 … W/2 at 32 px, ResNet-18, PCA to 64, 150 steps; ours)
+        preset: ``"laptop"`` (256² input, patches of W/16 … W/2 at 32 px, ResNet-18, PCA to 64, 60 steps; ours)
             or ``"paper"`` (2048², ResNet-50, 256 patches a step). The arguments whose default is None override it.
         image_size: Side of the square model input in pixels.
         patch_sizes: Patch sides in pixels of the model's input.
