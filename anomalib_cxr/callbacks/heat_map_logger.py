@@ -25,7 +25,8 @@ Picture = npt.NDArray[np.uint8]
 class HeatMapLogger(Callback):
     """Sends pictures and metrics of each validation of a fit, and of test and predict runs, to the trainer's loggers.
 
-    ``--trainer.callbacks anomalib_cxr.callbacks.HeatMapLogger --trainer.logger TensorBoardLogger``
+    ``--trainer.logger TensorBoardLogger --trainer.logger.save_dir logs``, with
+    ``--trainer.callbacks anomalib_cxr.callbacks.HeatMapLogger``.
 
     A picture is the image beside its heat map, named ``heat_maps/<stage>/<label>/<file>``; those of the first images of
     each label are sent, the same at every step. Metrics are named ``<stage>/AUROC`` and so on: AUROC and AUPR of the
