@@ -1,5 +1,7 @@
 """A heat map in colour over its radiograph."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +10,7 @@ import numpy.typing as npt
 _FAINT, _FULL, _OPACITY = 0.35, 0.65, 0.45
 
 
-def blend_heat_map(image: npt.NDArray[np.floating], heat: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+def blend_heat_map(image: npt.NDArray[Any], heat: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Colour a radiograph where its normalised heat map is high.
 
     Pixels well below the threshold keep their grey.

@@ -37,7 +37,8 @@ class HeatMapSheet(Callback):
         del pl_module, args
         if not isinstance(outputs, ImageBatch) or outputs.anomaly_map is None or not trainer.is_global_zero:
             return
-        for item in outputs.items:
+        items: Any = outputs.items
+        for item in items:
             kept = self._kept[bool(item.gt_label)]
             if len(kept) == self.per_label:
                 continue

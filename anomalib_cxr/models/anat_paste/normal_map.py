@@ -17,29 +17,29 @@ class NormalMap(DynamicBufferMixin, nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.empty(0, 0))
+        self.register_buffer("mean", torch.empty(0, 0, 0))
         self.mean: torch.Tensor
 
     def fit(self, cams: torch.Tensor) -> None:
         """Take the mean.
 
         Args:
-            cams: (n, 1, h, w) heat maps of un-augmented normal training images.
+            cams: (n, S, h, w) heat maps of un-augmented normal training images.
         """
-        self.mean = cams.mean(dim=(0, 1))
+        self.mean = cams.mean(dim=0)
 
     def forward(self, cams: torch.Tensor) -> torch.Tensor:
         """Subtract the mean; unchanged before :meth:`fit`.
 
         Args:
-            cams: (B, 1, h, w); of another grid than the training images', the mean is interpolated.
+            cams: (B, S, h, w); of another grid than the training images', the mean is interpolated.
 
         Returns:
-            (B, 1, h, w).
+            (B, S, h, w).
         """
         if self.mean.numel() == 0:
             return cams
-        mean = self.mean[None, None]
+        mean = self.mean[None]
         if mean.shape[-2:] != cams.shape[-2:]:
             mean = F.interpolate(mean, size=cams.shape[-2:], mode="bilinear", align_corners=False)
         return cams - mean

@@ -28,6 +28,8 @@ class AnatPasteModel(nn.Module):
         head_layers: Hidden layers of 512 units before the one of 128; the published code's ``n×512 + 128``.
         num_classes: Normal, and one for each kind of pasting.
         bandwidth: Of the kernel density.
+        fine_map: Average the heat map over shifts by half a cell, in four passes instead of one (ours): with 4 × 4
+            cells the map says more precisely where.
 
     Raises:
         ValueError: If the backbone is unknown to timm, or does not end in plain average pooling.
@@ -40,6 +42,7 @@ class AnatPasteModel(nn.Module):
         head_layers: int = 1,
         num_classes: int = 2,
         bandwidth: float = 1.0,
+        fine_map: bool = False,
     ) -> None:
         super().__init__()
         if not timm.is_model(backbone):
@@ -56,6 +59,7 @@ class AnatPasteModel(nn.Module):
         self.classifier = nn.Linear(128, num_classes)
         self.density = GaussianKernelDensity(bandwidth)
         self.normal_map = NormalMap()
+        self.fine_map = fine_map
         statistics: dict[str, Any] = self.backbone.pretrained_cfg if pre_trained else {"mean": (0.5,), "std": (0.5,)}
         self.mean = fmean(statistics["mean"])
         self.std = fmean(statistics["std"])
@@ -87,15 +91,15 @@ class AnatPasteModel(nn.Module):
         """Pooled backbone embeddings, (B, C), not normalised."""
         return self.features(images).mean(dim=(2, 3))
 
-    def fit(self, features: torch.Tensor) -> None:
-        """Take the final feature maps of un-augmented normal images as references of density and heat map.
+    def fit(self, pooled: torch.Tensor, cams: torch.Tensor) -> None:
+        """Take un-augmented normal images as references of density and heat map.
 
         Args:
-            features: (n, C, h, w), in evaluation mode.
+            pooled: (n, C) embeddings and
+            cams: (n, S, h, w) heat maps, both from :meth:`embed_with_cams` in evaluation mode.
         """
-        pooled = features.mean(dim=(2, 3))
         self.density.fit(pooled)
-        self.normal_map.fit(self.grad_cam(features, pooled))
+        self.normal_map.fit(cams)
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         """Score images and draw their maps.
@@ -107,13 +111,37 @@ class AnatPasteModel(nn.Module):
             ``pred_score`` (B,), the negative log density; ``anomaly_map`` (B, 1, H, W), the Grad-CAM less that of
             normal images.
         """
+        height, width = images.shape[-2:]
+        pooled, cams = self.embed_with_cams(images)
+        large = enlarge(self.normal_map(cams), height, width)
+        shifts = self._shifts((height, width), cams.shape[-2:])
+        back = [shift_back(large[:, i : i + 1], *shift) for i, shift in enumerate(shifts)]
+        return InferenceBatch(pred_score=self.density(pooled), anomaly_map=torch.cat(back, dim=1).mean(1, keepdim=True))
+
+    def embed_with_cams(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embed images and draw their coarse heat maps.
+
+        Args:
+            images: (B, 3 or 1, H, W) in [0, 1].
+
+        Returns:
+            Pooled embeddings (B, C), and Grad-CAMs (B, S, h, w): of the image, and with ``fine_map`` of the image moved
+            by half a cell down, right, and both.
+        """
         features = self.features(images)
         pooled = features.mean(dim=(2, 3))
-        cam = self.normal_map(self.grad_cam(features, pooled))
-        return InferenceBatch(
-            pred_score=self.density(pooled),
-            anomaly_map=enlarge(cam, images.shape[-2], images.shape[-1]),
-        )
+        cams = [self.grad_cam(features, pooled)]
+        for down, right in self._shifts(images.shape[-2:], features.shape[-2:])[1:]:
+            moved = self.features(shift(images, down, right))
+            cams.append(self.grad_cam(moved, moved.mean(dim=(2, 3))))
+        return pooled, torch.cat(cams, dim=1)
+
+    def _shifts(self, size: tuple[int, ...], cells: tuple[int, ...]) -> list[tuple[int, int]]:
+        """Rows and columns by which the image is moved for each Grad-CAM."""
+        if not self.fine_map:
+            return [(0, 0)]
+        down, right = (round(length / count / 2) for length, count in zip(size, cells, strict=True))
+        return [(0, 0), (down, 0), (0, right), (down, right)]
 
     def grad_cam(self, features: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
         """Grad-CAM towards "pasted" minus "normal", on the feature map that is pooled.
@@ -162,6 +190,19 @@ class AnatPasteModel(nn.Module):
         return [tuple(layers[i : i + 3]) for i in range(0, len(layers), 3)]  # type: ignore[misc]
 
 
+def shift(images: torch.Tensor, down: int, right: int) -> torch.Tensor:
+    """Move images (B, C, H, W) down and right; the first row and column fill what is left free."""
+    height, width = images.shape[-2:]
+    return F.pad(images, (right, 0, down, 0), mode="replicate")[..., :height, :width]
+
+
+def shift_back(maps: torch.Tensor, down: int, right: int) -> torch.Tensor:
+    """Undo :func:`shift` on maps (B, C, H, W); the last row and column fill what had left the image."""
+    if not (down or right):
+        return maps
+    return F.pad(maps, (0, right, 0, down), mode="replicate")[..., down:, right:]
+
+
 def enlarge(cam: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Bring a coarse map to the size of the image, falling to its minimum beyond the rim.
 
@@ -169,12 +210,12 @@ def enlarge(cam: torch.Tensor, height: int, width: int) -> torch.Tensor:
     pixels gather outside of the body. (Ours; chosen on PhantomCXR's validation films.)
 
     Args:
-        cam: (B, 1, h, w).
+        cam: (B, S, h, w).
         height: Rows of the image.
         width: Columns of the image.
 
     Returns:
-        (B, 1, height, width).
+        (B, S, height, width).
     """
     low = cam.amin(dim=(2, 3), keepdim=True)
     framed = F.pad(cam - low, (1, 1, 1, 1))

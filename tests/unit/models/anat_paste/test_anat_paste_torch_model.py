@@ -39,7 +39,7 @@ def test_grad_cam_equals_autograd(num_classes: int, head_layers: int, backbone: 
 def test_forward_gives_raw_score_and_full_size_map() -> None:
     model = _model()
     images = torch.rand(5, 3, 64, 96)
-    model.fit(model.features(images[:4]))
+    model.fit(*model.embed_with_cams(images[:4]))
     with torch.no_grad():
         out = model(images)
         one_by_one = torch.cat([model(image[None]).pred_score for image in images])
@@ -53,7 +53,7 @@ def test_maps_of_the_training_images_average_to_nothing() -> None:
     images = torch.rand(6, 3, 64, 96)
     with torch.no_grad():
         cams = [model.grad_cam(f := model.features(image[None]), f.mean(dim=(2, 3)))[0, 0] for image in images]
-        model.fit(model.features(images))
+        model.fit(*model.embed_with_cams(images))
         drawn = model(images).anomaly_map
         other = model(torch.rand(1, 3, 128, 96)).anomaly_map
     mean = sum(cams) / 6
@@ -61,6 +61,25 @@ def test_maps_of_the_training_images_average_to_nothing() -> None:
     for cam, shown in zip(cams, drawn, strict=True):
         torch.testing.assert_close(shown, enlarge((cam - mean)[None, None], 64, 96)[0], rtol=1e-3, atol=1e-4)
     assert torch.isfinite(other).all()
+
+
+def test_fine_map_is_the_mean_over_moved_images() -> None:
+    model = _model()
+    model.fine_map = True
+    images = torch.rand(3, 1, 64, 96)
+    with torch.no_grad():
+        model.fit(*model.embed_with_cams(images[:2]))
+        drawn = model(images[2:]).anomaly_map[0, 0]
+        model.fine_map = False
+        expected = []
+        for down, right in ((0, 0), (16, 0), (0, 16), (16, 16)):  # cells of 32 pixels
+            rows, columns = (torch.arange(64) - down).clamp(min=0), (torch.arange(96) - right).clamp(min=0)
+            moved = images[:, :, rows][:, :, :, columns]
+            model.fit(*model.embed_with_cams(moved[:2]))
+            map_of_moved = model(moved[2:]).anomaly_map[0, 0]
+            rows, columns = (torch.arange(64) + down).clamp(max=63), (torch.arange(96) + right).clamp(max=95)
+            expected.append(map_of_moved[rows][:, columns])
+    torch.testing.assert_close(drawn, torch.stack(expected).mean(0), rtol=1e-4, atol=1e-5)
 
 
 def test_grey_in_three_channels_equals_one() -> None:
