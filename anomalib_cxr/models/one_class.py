@@ -1,30 +1,21 @@
 """Training glue shared by the one-class detectors: step-wise epochs, a fresh reference bank, the chosen checkpoint."""
 
-import copy
 import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from anomalib import LearningType
-from anomalib.data import AnomalibDataset, ImageBatch
-from anomalib.data.transforms.utils import extract_transforms_by_type
-from anomalib.metrics import AUROC, F1Score
-from anomalib.metrics.evaluator import Evaluator
-from anomalib.pre_processing import PreProcessor
+from anomalib.data import ImageBatch
 from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.utils.data import DataLoader, Subset
-from torchvision.transforms.v2 import Resize
 
-from anomalib_cxr import metrics
 from anomalib_cxr.data.step_order import StepDataset, StepSampler, mix_seed
-from anomalib_cxr.models.checkpoint_choice import MONITOR, CheckpointChoice
-from anomalib_cxr.models.deployable import DeployableExport
-from anomalib_cxr.models.exact_resize import ExactResizePreProcessor
+from anomalib_cxr.models.checkpoint_choice import CheckpointChoice
 from anomalib_cxr.models.heat_map_sheet import HeatMapSheet
 from anomalib_cxr.models.post_processor import RankPreservingPostProcessor
+from anomalib_cxr.models.scoring import Scoring
 
 if TYPE_CHECKING:
     from anomalib.models import AnomalibModule
@@ -36,7 +27,7 @@ else:
 logger = logging.getLogger(__name__)
 
 
-class OneClassTraining(DeployableExport, _Base):
+class OneClassTraining(Scoring, _Base):
     """Mixin for an ``AnomalibModule`` that learns from normal images and scores against a bank of them.
 
     A subclass sets ``seed``, ``max_steps``, ``steps_per_epoch`` and ``checkpoint`` in its constructor, and implements
@@ -85,29 +76,6 @@ class OneClassTraining(DeployableExport, _Base):
             "val_check_interval": 1.0,
             "log_every_n_steps": min(10, self.steps_per_epoch),
         }
-
-    @staticmethod
-    def configure_evaluator() -> Evaluator:
-        """Anomalib's test metrics, and the AUROC on validation that the checkpoint is chosen by.
-
-        That one is ours: scores are raw in validation, and Anomalib's would put those outside of [0, 1] through a
-        sigmoid, batch by batch, which ties large ones.
-        """
-        test_metrics: list[Any] = [
-            AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
-            F1Score(fields=["pred_label", "gt_label"], prefix="image_"),
-            AUROC(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False),
-            F1Score(fields=["pred_mask", "gt_mask"], prefix="pixel_", strict=False),
-        ]
-        return Evaluator(
-            val_metrics=[metrics.AUROC(fields=["pred_score", "gt_label"], prefix=MONITOR.removesuffix("AUROC"))],
-            test_metrics=test_metrics,
-        )
-
-    @staticmethod
-    def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
-        """Resize only, exported as it is: intensities are normalised inside the model."""
-        return ExactResizePreProcessor(transform=Resize(image_size or (256, 256), antialias=True))
 
     def configure_post_processor(self) -> RankPreservingPostProcessor:
         """Post-processing that keeps ranks."""
@@ -185,28 +153,7 @@ class OneClassTraining(DeployableExport, _Base):
         del batch
         torch.manual_seed(mix_seed(self.seed, 2, self.trainer.global_step, batch_idx, self.global_rank))
 
-    # ------------------------------------------------------------------ scoring and bank
-
-    def validation_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        """Score a batch. Scores stay raw in validation: the post-processor takes its statistics from them."""
-        del args, kwargs
-        return self._scored(batch)
-
-    def test_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        """Score a batch; the post-processor normalises it afterwards."""
-        del batch_idx, args, kwargs
-        return self._scored(batch)
-
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
-        """Score a batch; the post-processor normalises it afterwards."""
-        del batch_idx, dataloader_idx
-        return self._scored(batch)
-
-    def _scored(self, batch: ImageBatch) -> STEP_OUTPUT:
-        # The bank is built in float32: queries of a run trained in mixed precision must not be rounded differently.
-        with torch.autocast(self.device.type, enabled=False):
-            predictions = self.model(batch.image)
-        return batch.update(**predictions._asdict())
+    # ------------------------------------------------------------------ bank
 
     def on_validation_start(self) -> None:
         """Rebuild the bank with the weights of this moment; outside of a fit, only check that there is one."""
@@ -254,13 +201,6 @@ class OneClassTraining(DeployableExport, _Base):
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                 for buffer in module.buffers():
                     torch.distributed.broadcast(buffer, src=0)
-
-    def without_augmentation(self, dataset: AnomalibDataset) -> AnomalibDataset:
-        """View of the data set with the model's own resizing and nothing else."""
-        plain = copy.copy(dataset)
-        resizes = extract_transforms_by_type(self.pre_processor.transform, Resize) if self.pre_processor else []
-        plain.augmentations = resizes[0] if resizes else None
-        return plain
 
     def pre_processed(self, loader: DataLoader) -> Iterator[torch.Tensor]:
         """Yield the images of a loader's batches, (B, 3, H, W), on this device and after the pre-processor."""

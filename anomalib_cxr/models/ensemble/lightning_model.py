@@ -12,18 +12,16 @@ from anomalib.models import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch.utilities.types import STEP_OUTPUT
 
-from anomalib_cxr.models.deployable import DeployableExport
 from anomalib_cxr.models.ensemble.members import build_member, common_split, read_member
 from anomalib_cxr.models.ensemble.torch_model import EnsembleMember, EnsembleModel
-from anomalib_cxr.models.one_class import OneClassTraining
 from anomalib_cxr.models.post_processor import RankPreservingPostProcessor
+from anomalib_cxr.models.scoring import Scoring
 
 logger = logging.getLogger(__name__)
 
 
-class Ensemble(DeployableExport, AnomalibModule):  # type: ignore[misc]  # as in Anomalib, two bases have to_onnx
+class Ensemble(Scoring, AnomalibModule):  # type: ignore[misc]  # as in Anomalib, two bases have to_onnx
     """Mean of the normalised scores, and of the normalised maps, of several checkpoints.
 
     AnatPaste's published ensemble is the mean of five seeds (Sato et al. 2022, Table I). Each member normalises by its
@@ -78,7 +76,7 @@ class Ensemble(DeployableExport, AnomalibModule):  # type: ignore[misc]  # as in
         for number, (module, state) in enumerate(zip(modules, weights, strict=False)):
             _load(module, state, str((checkpoints or [])[number]))
         if pre_processor is True:
-            pre_processor = OneClassTraining.configure_pre_processor(_largest(modules))
+            pre_processor = Scoring.configure_pre_processor(_largest(modules))
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
         # The checkpoint keeps the members themselves, and not where they came from.
         self.hparams.update({"checkpoints": None, "classes": None, "members": members})
@@ -98,11 +96,6 @@ class Ensemble(DeployableExport, AnomalibModule):  # type: ignore[misc]  # as in
     def trainer_arguments(self) -> dict[str, Any]:
         """One idle step and a validation."""
         return {"max_epochs": 1, "max_steps": -1, "limit_train_batches": 1, "num_sanity_val_steps": 0}
-
-    @staticmethod
-    def configure_evaluator() -> Evaluator:
-        """Metrics as of this package's other models."""
-        return OneClassTraining.configure_evaluator()
 
     def configure_post_processor(self) -> RankPreservingPostProcessor:
         """Post-processing that keeps ranks, with thresholds of 0.5 until a validation finds better ones."""
@@ -136,30 +129,6 @@ class Ensemble(DeployableExport, AnomalibModule):  # type: ignore[misc]  # as in
         split = self.split_sha256
         super().on_fit_start()
         self.split_sha256 = split
-
-    # ------------------------------------------------------------------ scoring
-
-    def validation_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        """Score a batch; the post-processor takes its statistics from the means."""
-        del args, kwargs
-        return self._scored(batch)
-
-    def test_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        """Score a batch."""
-        del batch_idx, args, kwargs
-        return self._scored(batch)
-
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
-        """Score a batch."""
-        del batch_idx, dataloader_idx
-        return self._scored(batch)
-
-    def _scored(self, batch: Any) -> STEP_OUTPUT:
-        with torch.autocast(self.device.type, enabled=False):
-            predictions = self.model(batch.image)
-        return batch.update(pred_score=predictions.pred_score, anomaly_map=predictions.anomaly_map)
-
-    without_augmentation = OneClassTraining.without_augmentation
 
 
 def _load(module: Any, state: dict[str, torch.Tensor], path: str) -> None:
