@@ -18,6 +18,7 @@ import tempfile
 import textwrap
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,9 @@ from lightning.pytorch import seed_everything
 from anomalib_cxr import __version__
 from anomalib_cxr.metrics.predictions import FILE_NAME, VALIDATION_FILE_NAME, read_predictions
 from anomalib_cxr.models.one_class import OneClassTraining
+from anomalib_cxr.pipelines.cross_validation_plan import CONFIG, DONE, FITTED, LAST_FOLDER, METRICS
 
 logger = logging.getLogger(__name__)
-
-CONFIG, FITTED, DONE = "job.yaml", "fitted.json", "done.json"
-LAST = "last"
-"""Folder of the predictions by the last weights."""
 
 
 def run_job(folder: Path) -> None:
@@ -56,19 +54,25 @@ def run_job(folder: Path) -> None:
         chosen = getattr(model, "chosen_checkpoint", None) or engine.best_model_path
         fitted = {"chosen": chosen, "seconds": time.monotonic() - start}
         write_json(folder / FITTED, fitted)
-        engine.test(model, datamodule=datamodule)
+        metrics = engine.test(model, datamodule=datamodule)
     else:
         logger.info("The training was complete: only the test is run.")
-        engine.test(model, datamodule=datamodule, ckpt_path=fitted["chosen"])
+        metrics = engine.test(model, datamodule=datamodule, ckpt_path=fitted["chosen"])
+    _keep_metrics(folder, metrics)
     last = folder / "weights" / "lightning" / "last.ckpt"
     if isinstance(model, OneClassTraining) and last.is_file():
-        engine, model, datamodule = _prepare(folder, folder / LAST, "--model.visualizer=false")
-        engine.test(model, datamodule=datamodule, ckpt_path=last)
-    for place in (folder, folder / LAST) if last.is_file() else (folder,):
+        engine, model, datamodule = _prepare(folder, folder / LAST_FOLDER, "--model.visualizer=false")
+        _keep_metrics(folder / LAST_FOLDER, engine.test(model, datamodule=datamodule, ckpt_path=last))
+    for place in (folder, folder / LAST_FOLDER) if last.is_file() else (folder,):
         read_predictions(place / FILE_NAME)
         read_predictions(place / VALIDATION_FILE_NAME)
     versions = {"anomalib_cxr": __version__, "torch": torch.__version__}
     write_json(folder / DONE, {"fit_seconds": fitted["seconds"], "versions": versions})
+
+
+def _keep_metrics(place: Path, metrics: Sequence[Mapping[str, float]]) -> None:
+    """Keep what the model's own evaluator measured: pixel-level metrics cannot be made from predictions."""
+    write_json(place / METRICS, {name: value for loader in metrics for name, value in loader.items()})
 
 
 def _prepare(folder: Path, output: Path, *arguments: str) -> tuple[Any, Any, Any]:

@@ -1,5 +1,6 @@
 """The table of a cross-validation, from the predictions of its jobs."""
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from anomalib_cxr.metrics.findings import patients_or_images
 from anomalib_cxr.metrics.image_level import image_metrics
 from anomalib_cxr.metrics.predictions import FILE_NAME, VALIDATION_FILE_NAME, check_same_images, read_predictions
 from anomalib_cxr.metrics.thresholds import best_f1_threshold, normal_threshold, sensitivity_threshold
-from anomalib_cxr.pipelines.cross_validation_plan import CrossValidationJob
+from anomalib_cxr.pipelines.cross_validation_plan import LAST_FOLDER, METRICS, CrossValidationJob
 from anomalib_cxr.pipelines.job_runner import read_done
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Evaluated(NamedTuple):
     run: Run
     values: dict[str, float]
     fit_seconds: float
+    pixel_values: dict[str, float]
 
 
 def choose_threshold(validation: pd.DataFrame, rule: str | Mapping[str, float]) -> float:
@@ -95,8 +97,8 @@ def evaluate_jobs(
     for job in jobs:
         folder = results / job.name
         places = [(folder, LAST)]
-        if (folder / "last" / FILE_NAME).is_file():
-            places = [(folder, BEST), (folder / "last", LAST)]
+        if (folder / LAST_FOLDER / FILE_NAME).is_file():
+            places = [(folder, BEST), (folder / LAST_FOLDER, LAST)]
         for place, checkpoint in places:
             try:
                 test = read_predictions(place / FILE_NAME)
@@ -108,8 +110,15 @@ def evaluate_jobs(
             except ValueError as error:
                 failed[job.name] = str(error)
                 continue
-            evaluated.append(Evaluated(job, checkpoint, run, values, read_done(job, results)["fit_seconds"]))
+            seconds = read_done(job, results)["fit_seconds"]
+            evaluated.append(Evaluated(job, checkpoint, run, values, seconds, _pixel_values(place / METRICS)))
     return evaluated, failed
+
+
+def _pixel_values(path: Path) -> dict[str, float]:
+    """Pixel-level metrics that the model's evaluator measured; none on data without masks."""
+    measured = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {name: float(value) for name, value in measured.items() if name.startswith("pixel_")}
 
 
 def make_tables(
@@ -126,7 +135,8 @@ def make_tables(
     Returns:
         One row a job and checkpoint (``data``, ``model``, ``checkpoint``, ``fold``, ``seed``, ``threshold``, metrics),
         and one row a data set, model and checkpoint: ``jobs``, ``planned``, and for each metric its mean, ``_sd`` over
-        the jobs (NaN for one), and ``_low``, ``_high`` of the mean by bootstrap over patients.
+        the jobs (NaN for one), and ``_low``, ``_high`` of the mean by bootstrap over patients; at last the mean and
+        ``_sd`` of the pixel-level metrics that all jobs of the model measured.
     """
     single: list[dict[str, Any]] = []
     groups: dict[tuple[str, str, str], list[Evaluated]] = {}
@@ -137,6 +147,7 @@ def make_tables(
             {**key, "fold": job.fold, "seed": job.seed, "threshold": one.run.threshold}
             | {name: one.values[name] for name in SHOWN}
             | {"fit_seconds": one.fit_seconds}
+            | one.pixel_values
         )
         groups.setdefault((job.data, job.model, one.checkpoint), []).append(one)
     rows: list[dict[str, Any]] = []
@@ -145,14 +156,21 @@ def make_tables(
         row: dict[str, Any] = {"data": data, "model": model, "checkpoint": checkpoint}
         row |= {"jobs": len(ones), "planned": planned[data, model]}
         for name in SHOWN:
-            values = np.array([one.values[name] for one in ones])
-            spread = float(values.std(ddof=1)) if len(values) > 1 else np.nan
             low, high, _ = intervals[name]
-            row |= {name: float(values.mean()), f"{name}_sd": spread, f"{name}_low": low, f"{name}_high": high}
-        rows.append(row | {"fit_seconds": float(np.mean([one.fit_seconds for one in ones]))})
+            row |= _mean_and_spread(name, [one.values[name] for one in ones])
+            row |= {f"{name}_low": low, f"{name}_high": high}
+        row["fit_seconds"] = float(np.mean([one.fit_seconds for one in ones]))
+        for name in [name for name in ones[0].pixel_values if all(name in one.pixel_values for one in ones)]:
+            row |= _mean_and_spread(name, [one.pixel_values[name] for one in ones])
+        rows.append(row)
     order = {key: index for index, key in enumerate(planned)}
     rows.sort(key=lambda row: (order[row["data"], row["model"]], row["checkpoint"]))
     return pd.DataFrame(single), pd.DataFrame(rows)
+
+
+def _mean_and_spread(name: str, values: Sequence[float]) -> dict[str, float]:
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
+    return {name: float(np.mean(values)), f"{name}_sd": spread}
 
 
 def to_markdown(table: pd.DataFrame, rule: str | Mapping[str, float], draws: int, level: float) -> str:
@@ -167,14 +185,14 @@ def to_markdown(table: pd.DataFrame, rule: str | Mapping[str, float], draws: int
     Returns:
         Markdown with a line that says what the figures are.
     """
-    head = ["data", "model", "weights", "jobs", "fit, min", *SHOWN]
+    pixel = [name for name in table.columns if name.startswith("pixel_") and not name.endswith("_sd")]
+    head = ["data", "model", "weights", "jobs", "fit, min", *SHOWN, *(name.replace("_", " ") for name in pixel)]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for row in table.to_dict("records"):
         cells = [row["data"], row["model"], row["checkpoint"], f"{row['jobs']}/{row['planned']}"]
         cells.append(f"{row['fit_seconds'] / 60:.1f}")
-        for name in SHOWN:
-            spread = "" if np.isnan(row[f"{name}_sd"]) else f" ± {row[f'{name}_sd']:.3f}"
-            cells.append(f"{row[name]:.3f}{spread} ({row[f'{name}_low']:.3f}–{row[f'{name}_high']:.3f})")
+        cells += [f"{_shown(row, name)} ({row[f'{name}_low']:.3f}–{row[f'{name}_high']:.3f})" for name in SHOWN]
+        cells += ["" if np.isnan(row[name]) else _shown(row, name) for name in pixel]
         lines.append(f"| {' | '.join(cells)} |")
     shown = rule if isinstance(rule, str) else ", ".join(f"{name} {share}" for name, share in rule.items())
     lines.append("")
@@ -183,4 +201,11 @@ def to_markdown(table: pd.DataFrame, rule: str | Mapping[str, float], draws: int
         f"Threshold: {shown} on validation. Weights '{BEST}' were chosen with the labels of the validation images, as "
         f"published results are; '{LAST}' without any label."
     )
+    if pixel:
+        lines[-1] += " Pixel-level metrics are those of each model's own evaluator."
     return "\n".join(lines)
+
+
+def _shown(row: Mapping[str, Any], name: str) -> str:
+    spread = "" if np.isnan(row[f"{name}_sd"]) else f" ± {row[f'{name}_sd']:.3f}"
+    return f"{row[name]:.3f}{spread}"

@@ -14,14 +14,22 @@ from pathlib import Path
 
 import yaml
 
-from anomalib_cxr.pipelines.cross_validation_plan import CrossValidationJob, PlanError
+from anomalib_cxr.pipelines.cross_validation_plan import (
+    CONFIG,
+    DONE,
+    FITTED,
+    LAST_FOLDER,
+    LOG,
+    METRICS,
+    CrossValidationJob,
+    PlanError,
+)
 
 logger = logging.getLogger(__name__)
 
-CONFIG, DONE, LOG = "job.yaml", "done.json", "log.txt"
 _COMMAND = (sys.executable, "-m", "anomalib_cxr.pipelines.cross_validation_job")
 _LEFTOVERS = (
-    "fitted.json", "predictions.csv", "predictions_val.csv", "images", "weights", "last", "sheets", LOG,
+    FITTED, METRICS, "predictions.csv", "predictions_val.csv", "images", "weights", LAST_FOLDER, "sheets", LOG,
 )  # fmt: skip
 
 

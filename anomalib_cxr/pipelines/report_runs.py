@@ -12,12 +12,11 @@ import pandas as pd
 import yaml
 
 from anomalib_cxr.metrics.predictions import FILE_NAME, VALIDATION_FILE_NAME, PredictionsError, read_predictions
-from anomalib_cxr.pipelines.job_runner import DONE, LOG
+from anomalib_cxr.pipelines.cross_validation_plan import DONE, LAST_FOLDER, LOG
 
 CONFIGS = ("job.yaml", "config.yaml")
 """Configuration of a run: a cross-validation's, or the one that Anomalib's command line leaves."""
 
-_LAST = "last"
 _LUNGS = re.compile(r"Lung masks of \d+ images at .*?fallbacks used: [^\r\n]*")
 
 
@@ -140,5 +139,5 @@ def _read(name: str, folder: Path) -> FinishedRun:
         if both:
             problem = f"{len(both)} of the validation images are test images too, the first is {min(both)}"
             validation = None
-    is_last = folder.name == _LAST and (folder.parent / FILE_NAME).is_file()
+    is_last = folder.name == LAST_FOLDER and (folder.parent / FILE_NAME).is_file()
     return FinishedRun(name, folder, test, validation, problem, folder.parent if is_last else folder)

@@ -1,11 +1,13 @@
 """One job of a cross-validation, in this process: what it leaves, and how it goes on."""
 
+import json
 from pathlib import Path
 
 import drawn_sets
 import pandas as pd
 import pytest
 import yaml
+from sklearn import metrics as sk
 
 from anomalib_cxr.metrics import read_predictions
 from anomalib_cxr.pipelines.cross_validation_job import run_job
@@ -48,6 +50,11 @@ def test_a_job_leaves_predictions_pictures_and_weights_and_goes_on_after_its_tra
     assert (folder / "weights/lightning/model.ckpt").is_file()
     assert len(list((folder / "images").rglob("*.*"))) == len(read_predictions(folder / "predictions.csv")) > 0
     assert (folder / "last/predictions.csv").is_file() == (model == "ours")
+    for place in (folder, folder / "last") if model == "ours" else (folder,):
+        measured = json.loads((place / "test_metrics.json").read_text())
+        table = read_predictions(place / "predictions.csv")
+        expected = sk.roc_auc_score(table["label"] == "abnormal", table["score"])
+        assert measured["image_AUROC"] == pytest.approx(expected, abs=1e-6)
     names = [path.relative_to(folder) for path in folder.rglob("predictions*.csv")]
     first = {name: read_predictions(folder / name) for name in names}
     for path in (folder / "done.json", *(folder / name for name in names)):

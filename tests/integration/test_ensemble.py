@@ -81,9 +81,35 @@ def test_score_and_map_are_the_means_of_the_members(trained: dict[str, Path], na
     assert found.anomaly_map.numpy() == pytest.approx(maps.numpy().mean(axis=0), abs=1e-6)
 
 
-def test_a_saved_ensemble_needs_no_other_file(trained: dict[str, Path], tmp_path: Path, tiny: TinyRadiographs) -> None:
+def test_p_values_are_those_of_the_members_own_normal_images(trained: dict[str, Path]) -> None:
+    names = ("seed_1", "patches")
+    ensemble = Ensemble([str(trained[name]) for name in names], fusion="p_value").eval()
+    with torch.no_grad():
+        found = ensemble.model(images())
+    expected = []
+    for name in names:
+        kept = torch.load(trained[name], weights_only=True)["callbacks"]["PredictionsWriter"]
+        normal = np.array(kept["raw_scores"])[np.array(kept["labels"]) == 0]
+        assert len(normal) > 1
+        module = CLASSES[name].load_from_checkpoint(trained[name], map_location="cpu").eval()
+        with torch.no_grad():
+            raw = module.model(module.pre_processor(images())).pred_score.flatten().double().numpy()
+        quartiles = np.subtract(*np.percentile(normal, [75, 25])) / 1.34
+        width = 0.9 * min(normal.std(ddof=1), quartiles) * len(normal) ** -0.2
+        expected.append(-np.log((1 / (1 + np.exp((raw[:, None] - normal) / width))).mean(axis=1)))
+    assert found.pred_score.numpy() == pytest.approx(np.mean(expected, axis=0), rel=1e-3, abs=1e-4)
+    _, maps = alone(trained, *names)
+    assert found.anomaly_map.numpy() == pytest.approx(maps.numpy().mean(axis=0), abs=1e-6)
+    middle = ensemble.post_processor(InferenceBatch(pred_score=torch.tensor([2.9, 3.1]), anomaly_map=maps[0][:2]))
+    assert middle.pred_label.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("fusion", ["mean", "p_value"])
+def test_a_saved_ensemble_needs_no_other_file(
+    trained: dict[str, Path], tmp_path: Path, tiny: TinyRadiographs, fusion: str
+) -> None:
     paths = copies(trained, tmp_path / "members", "seed_1", "patches")
-    ensemble = Ensemble(paths)
+    ensemble = Ensemble(paths, fusion=fusion)
     before = {name: value.clone() for name, value in ensemble.model.members.state_dict().items()}
     engine = Engine(default_root_dir=tmp_path / "run", **QUIET)
     engine.fit(ensemble, datamodule=tiny)
@@ -99,6 +125,7 @@ def test_a_saved_ensemble_needs_no_other_file(trained: dict[str, Path], tmp_path
     shutil.rmtree(tmp_path / "run")
     assert str(tmp_path / "members") not in str(torch.load(moved, weights_only=True)["hyper_parameters"])
     reloaded = Ensemble.load_from_checkpoint(moved, map_location="cpu")
+    assert reloaded.fusion == fusion
     Engine(default_root_dir=tmp_path / "again", **QUIET).test(reloaded, datamodule=TinyRadiographs(tiny.root))
     second = read_predictions(next((tmp_path / "again").rglob("predictions.csv")))
     assert second["raw_score"].to_numpy() == pytest.approx(first["raw_score"].to_numpy(), abs=1e-6)
@@ -119,9 +146,10 @@ def test_without_a_fit_the_threshold_is_the_middle(trained: dict[str, Path]) -> 
     assert processed.pred_score.diff().min() > 0
 
 
-def test_an_exported_ensemble_gives_the_same(trained: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("fusion", ["mean", "p_value"])
+def test_an_exported_ensemble_gives_the_same(trained: dict[str, Path], tmp_path: Path, fusion: str) -> None:
     runtime = pytest.importorskip("onnxruntime")
-    ensemble = Ensemble([str(trained["seed_1"]), str(trained["patches"])]).eval()
+    ensemble = Ensemble([str(trained["seed_1"]), str(trained["patches"])], fusion=fusion).eval()
     path = ensemble.to_onnx(tmp_path)
     session = runtime.InferenceSession(str(path))
     large = torch.rand(3, 3, 96, 80, generator=torch.Generator().manual_seed(1))
@@ -179,6 +207,8 @@ def test_bad_members_are_refused(trained: dict[str, Path], tmp_path: Path) -> No
     good = str(trained["seed_1"])
     with pytest.raises(ValueError, match="needs two or more checkpoints"):
         Ensemble([good])
+    with pytest.raises(ValueError, match="fusion must be one of mean, p_value, not 'median'"):
+        Ensemble([good, good], fusion="median")
     with pytest.raises(ValueError, match="There is no checkpoint"):
         Ensemble([good, str(tmp_path / "gone.ckpt")])
     (tmp_path / "torn.ckpt").write_bytes(b"torn")
@@ -189,6 +219,10 @@ def test_bad_members_are_refused(trained: dict[str, Path], tmp_path: Path) -> No
     with pytest.raises(ValueError, match="There is no model class Nothing"):
         Ensemble([good, good], ["AnatPaste", "Nothing"])
     checkpoint = torch.load(good, weights_only=True)
+    checkpoint["callbacks"].pop("PredictionsWriter")
+    torch.save(checkpoint, tmp_path / "unknown.ckpt")
+    with pytest.raises(ValueError, match=r"AnatPaste cannot be joined by p-values: .* got 0 scores"):
+        Ensemble([good, str(tmp_path / "unknown.ckpt")], fusion="p_value")
     checkpoint["state_dict"]["post_processor.image_min"] = torch.tensor(float("nan"))
     torch.save(checkpoint, tmp_path / "raw.ckpt")
     with pytest.raises(ValueError, match="was never validated"):

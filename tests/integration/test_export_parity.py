@@ -1,5 +1,6 @@
 """What was exported from a checkpoint gives the numbers of the Lightning model, from the image to the decision."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader
 import anomalib_cxr.models
 from anomalib_cxr.data import RadiographDataModule
 from anomalib_cxr.deploy import ExportedDetector, read_metadata
-from anomalib_cxr.models import AnatPaste, MultiResPatchSSL
+from anomalib_cxr.models import AnatPaste, Ensemble, MultiResPatchSSL
 
 N_IMAGES, SIDE, REFERENCES = 200, 64, 50
 TOLERANCE = 1e-4
@@ -39,6 +40,9 @@ MODELS: dict[str, Any] = {
         seed=3,
     ),
 }
+
+#: Checkpoint, ONNX and OpenVINO file, each made from the checkpoint on disk, and the class of the model.
+Exported = tuple[Path, Path, Path, Any]
 
 
 def draw(side: int, seed: int, count: int = N_IMAGES, abnormal: bool | None = None) -> np.ndarray:
@@ -97,13 +101,29 @@ def engine(root: Path) -> Engine:
     )
 
 
-@pytest.fixture(scope="module", params=sorted(MODELS))
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, Any]:
-    """Checkpoint, ONNX and OpenVINO file, each from the file before, and the class of the model."""
-    return fit_and_export(MODELS[request.param], tmp_path_factory.mktemp(request.param), SIDE)
+@pytest.fixture(scope="module")
+def export_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+    """Fit and export a model by name, once; the ensemble is that of the others."""
+
+    @functools.cache
+    def export(name: str) -> Exported:
+        make = MODELS.get(name) or functools.partial(Ensemble, [str(export(member)[0]) for member in MODELS])
+        return fit_and_export(make, tmp_path_factory.mktemp(name), SIDE)
+
+    return export
 
 
-def fit_and_export(make: Callable[[], Any], root: Path, side: int) -> tuple[Path, Path, Path, Any]:
+@pytest.fixture(params=sorted(MODELS))
+def exported(request: pytest.FixtureRequest, export_of: Callable[[str], Exported]) -> Exported:
+    return export_of(request.param)
+
+
+@pytest.fixture(params=[*sorted(MODELS), "Ensemble"])
+def exported_or_ensemble(request: pytest.FixtureRequest, export_of: Callable[[str], Exported]) -> Exported:
+    return export_of(request.param)
+
+
+def fit_and_export(make: Callable[[], Any], root: Path, side: int) -> Exported:
     model = make()
     engine(root).fit(model, datamodule=DrawnFiles(root / "data", side))
     (checkpoint,) = root.rglob("model.ckpt")
@@ -149,8 +169,8 @@ def _batches(images: np.ndarray, batch: int) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("side", [SIDE, 2 * SIDE])
-def test_exported_equals_lightning(exported: tuple[Path, Path, Path, Any], tmp_path: Path, side: int) -> None:
-    checkpoint, *paths, model_class = exported
+def test_exported_equals_lightning(exported_or_ensemble: Exported, tmp_path: Path, side: int) -> None:
+    checkpoint, *paths, model_class = exported_or_ensemble
     images = draw(side, seed=100 + side)
     expected = lightning_predictions(checkpoint, model_class, images, tmp_path)
     # Both decisions, scores on both sides of the threshold, few tied: a saturated score would hide any deviation.
@@ -201,8 +221,8 @@ def test_shipped_configs(config: str, tmp_path: Path) -> None:
         compare(expected, images, *paths)
 
 
-def test_our_inferencer_equals_lightning(exported: tuple[Path, Path, Path, Any], tmp_path: Path) -> None:
-    checkpoint, *paths, model_class = exported
+def test_our_inferencer_equals_lightning(exported_or_ensemble: Exported, tmp_path: Path) -> None:
+    checkpoint, *paths, model_class = exported_or_ensemble
     images = draw(100, seed=99, count=40)
     expected = lightning_predictions(checkpoint, model_class, images, tmp_path)
     for path, batch in zip(paths, (1, 8), strict=True):
@@ -213,7 +233,7 @@ def test_our_inferencer_equals_lightning(exported: tuple[Path, Path, Path, Any],
         np.testing.assert_allclose(heat_maps, expected["anomaly_map"][:, 0], rtol=0, atol=TOLERANCE)
 
 
-def test_metadata_is_that_of_the_checkpoint(exported: tuple[Path, Path, Path, Any]) -> None:
+def test_metadata_is_that_of_the_checkpoint(exported: Exported) -> None:
     checkpoint, *paths, model_class = exported
     state = torch.load(checkpoint, weights_only=True)
     for path in paths:
@@ -236,7 +256,7 @@ def test_metadata_is_that_of_the_checkpoint(exported: tuple[Path, Path, Path, An
         assert metadata["weights"]["file"] in {"model.onnx.data", "model.bin"}
 
 
-def test_old_opset_and_too_large_a_file_are_refused(exported: tuple[Path, Path, Path, Any], tmp_path: Path) -> None:
+def test_old_opset_and_too_large_a_file_are_refused(exported: Exported, tmp_path: Path) -> None:
     checkpoint, *_, model_class = exported
     model = model_class.load_from_checkpoint(checkpoint)
     with pytest.raises(ValueError, match="opset_version must be at least 18, not 14"):
@@ -247,7 +267,7 @@ def test_old_opset_and_too_large_a_file_are_refused(exported: tuple[Path, Path, 
 
 
 @pytest.mark.slow
-def test_compressed_models_rank_alike(exported: tuple[Path, Path, Path, Any], tmp_path: Path) -> None:
+def test_compressed_models_rank_alike(exported: Exported, tmp_path: Path) -> None:
     pytest.importorskip("nncf")
     checkpoint, onnx_path, _, model_class = exported
     images = draw(SIDE, seed=5, count=60)

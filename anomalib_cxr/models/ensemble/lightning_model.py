@@ -1,8 +1,9 @@
 """Ensemble of trained detectors as one Anomalib module."""
 
 import logging
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from anomalib import LearningType
@@ -14,25 +15,32 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 
 from anomalib_cxr.models.ensemble.members import build_member, common_split, read_member
+from anomalib_cxr.models.ensemble.surprise import Surprise
 from anomalib_cxr.models.ensemble.torch_model import EnsembleMember, EnsembleModel
 from anomalib_cxr.models.post_processor import RankPreservingPostProcessor
 from anomalib_cxr.models.scoring import Scoring
 
 logger = logging.getLogger(__name__)
 
+Fusion = Literal["mean", "p_value"]
+
 
 class Ensemble(Scoring, AnomalibModule):  # type: ignore[misc]  # as in Anomalib, two bases have to_onnx
-    """Mean of the normalised scores, and of the normalised maps, of several checkpoints.
+    """Mean of the scores, and of the normalised maps, of several checkpoints.
 
     AnatPaste's published ensemble is the mean of five seeds (Sato et al. 2022, Table I). Each member normalises by its
     own validation, its threshold at 0.5, so that members of different kinds may be joined (ours). Scores of this
     package's models are normalised without ties; Anomalib's own models clamp theirs to [0, 1] first.
 
+    ``fusion="p_value"`` (ours) joins by how unusual a score is among normal validation images, see
+    :class:`~anomalib_cxr.models.ensemble.surprise.Surprise`, whose mean over the members is the score. It uses no
+    labelled abnormal image, and detectors whose scores spread differently weigh alike.
+
     ``anomalib test --model Ensemble --model.checkpoints [a.ckpt,b.ckpt] --data ZhangLab --data.root …``
 
     Nothing is trained. A fit is a validation that fixes the threshold (best F1), and leaves
     ``weights/lightning/model.ckpt``, which holds all that the members need: their own checkpoints may go. Before it,
-    the threshold is 0.5.
+    the threshold is 0.5, or with ``fusion="p_value"`` where the members' p-values have a geometric mean of 0.05.
 
     Images are resized to the largest member's input size, and from there to each member's own: a smaller member sees
     a slightly softer image than by itself.
@@ -40,6 +48,7 @@ class Ensemble(Scoring, AnomalibModule):  # type: ignore[misc]  # as in Anomalib
     Args:
         checkpoints: Checkpoints of the members, two or more.
         classes: Class of each checkpoint; None finds it out for AnatPaste and MultiResPatchSSL.
+        fusion: ``"mean"`` of the normalised scores, or ``"p_value"``.
         members: What an ensemble's own checkpoint keeps of its members; not for use by hand.
         pre_processor: As in Anomalib; the default resizes to the largest member's input size.
         post_processor: As in Anomalib; the default keeps ranks.
@@ -47,19 +56,24 @@ class Ensemble(Scoring, AnomalibModule):  # type: ignore[misc]  # as in Anomalib
         visualizer: As in Anomalib.
 
     Raises:
-        ValueError: If there are fewer than two checkpoints, one cannot be read, or has never been validated.
+        ValueError: If there are fewer than two checkpoints, one cannot be read, or has never been validated; with
+            ``fusion="p_value"`` also if one keeps no scores of normal validation images.
     """
 
     def __init__(
         self,
         checkpoints: Sequence[str] | None = None,
         classes: Sequence[str] | None = None,
+        fusion: Fusion = "mean",
         members: list[dict[str, Any]] | None = None,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
+        if fusion not in get_args(Fusion):
+            msg = f"fusion must be one of {', '.join(get_args(Fusion))}, not {fusion!r}."
+            raise ValueError(msg)
         weights: list[dict[str, torch.Tensor]] = []
         if members is None:
             paths = list(checkpoints or [])
@@ -77,12 +91,21 @@ class Ensemble(Scoring, AnomalibModule):  # type: ignore[misc]  # as in Anomalib
             _load(module, state, str((checkpoints or [])[number]))
         if pre_processor is True:
             pre_processor = Scoring.configure_pre_processor(_largest(modules))
+        self.fusion = fusion
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
         # The checkpoint keeps the members themselves, and not where they came from.
         self.hparams.update({"checkpoints": None, "classes": None, "members": members})
         self.split_sha256 = common_split(members)
         self.model: EnsembleModel = EnsembleModel(
-            [EnsembleMember(module.pre_processor, module.model, module.post_processor) for module in modules]
+            [
+                EnsembleMember(
+                    module.pre_processor,
+                    module.model,
+                    module.post_processor,
+                    _surprise(member) if fusion == "p_value" else None,
+                )
+                for module, member in zip(modules, members, strict=True)
+            ]
         )
 
     # ------------------------------------------------------------------ components
@@ -100,13 +123,14 @@ class Ensemble(Scoring, AnomalibModule):  # type: ignore[misc]  # as in Anomalib
     def configure_post_processor(self) -> RankPreservingPostProcessor:
         """Post-processing that keeps ranks, with thresholds of 0.5 until a validation finds better ones."""
         processor = RankPreservingPostProcessor()
-        for low, high, threshold in (
-            (processor.image_min, processor.image_max, processor._image_threshold),
-            (processor.pixel_min, processor.pixel_max, processor._pixel_threshold),
+        middle = 0.5 if self.fusion == "mean" else -math.log(0.05)
+        for low, high, threshold, value in (
+            (processor.image_min, processor.image_max, processor._image_threshold, middle),
+            (processor.pixel_min, processor.pixel_max, processor._pixel_threshold, 0.5),
         ):
             low.fill_(0.0)
-            high.fill_(1.0)
-            threshold.fill_(0.5)
+            high.fill_(2 * value)
+            threshold.fill_(value)
         return processor
 
     # ------------------------------------------------------------------ nothing to train
@@ -129,6 +153,18 @@ class Ensemble(Scoring, AnomalibModule):  # type: ignore[misc]  # as in Anomalib
         split = self.split_sha256
         super().on_fit_start()
         self.split_sha256 = split
+
+
+def _surprise(member: dict[str, Any]) -> Surprise:
+    """Calibrate a member by its own normal validation images."""
+    try:
+        return Surprise(member.get("normal_scores", []))
+    except ValueError as error:
+        msg = (
+            f"A member {member['class_path'].rpartition('.')[2]} cannot be joined by p-values: {error} Fit or validate "
+            "it with anomalib_cxr.callbacks.PredictionsWriter, and save it again."
+        )
+        raise ValueError(msg) from error
 
 
 def _load(module: Any, state: dict[str, torch.Tensor], path: str) -> None:

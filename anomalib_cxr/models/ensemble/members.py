@@ -70,7 +70,14 @@ def read_member(path: str | Path, class_path: str | None = None) -> tuple[dict[s
         "class_path": f"{cls.__module__}.{cls.__qualname__}",
         "init_args": arguments,
         "components": components,
+        "normal_scores": _normal_scores(checkpoint),
     }, weights
+
+
+def _normal_scores(checkpoint: dict[str, Any]) -> list[float]:
+    """Raw scores of the normal validation images, which `PredictionsWriter` leaves in a checkpoint."""
+    kept = checkpoint.get("callbacks", {}).get("PredictionsWriter") or {"raw_scores": [], "labels": []}
+    return [score for score, label in zip(kept["raw_scores"], kept["labels"], strict=True) if label == 0]
 
 
 def build_member(member: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The mean of several detectors' normalised scores and maps: what is exported."""
+"""The mean of several detectors' scores and maps, made comparable: what is exported."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,8 @@ from anomalib.data import InferenceBatch
 from torch import nn
 from torch.nn import functional as F
 
+from anomalib_cxr.models.ensemble.surprise import Surprise
+
 
 class EnsembleMember(nn.Module):
     """One detector, from the image to its normalised score and map.
@@ -16,13 +18,21 @@ class EnsembleMember(nn.Module):
         pre_processor: Called with images, or None.
         model: Gives an ``InferenceBatch``.
         post_processor: Normalises it.
+        surprise: Says how unusual a raw score is; its value is then the member's score. None takes the normalised one.
     """
 
-    def __init__(self, pre_processor: nn.Module | None, model: nn.Module, post_processor: nn.Module) -> None:
+    def __init__(
+        self,
+        pre_processor: nn.Module | None,
+        model: nn.Module,
+        post_processor: nn.Module,
+        surprise: Surprise | None = None,
+    ) -> None:
         super().__init__()
         self.pre_processor = pre_processor
         self.model = model
         self.post_processor = post_processor
+        self.surprise = surprise
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         """Score images.
@@ -31,15 +41,19 @@ class EnsembleMember(nn.Module):
             images: (B, 3, H, W) in [0, 1].
 
         Returns:
-            ``pred_score`` (B,) and ``anomaly_map`` (B, 1, h, w), normalised, the threshold at 0.5.
+            ``pred_score`` (B,), normalised with the threshold at 0.5, or the surprise; ``anomaly_map`` (B, 1, h, w),
+            normalised with the threshold at 0.5.
         """
         if self.pre_processor is not None:
             images = self.pre_processor(images)
-        return self.post_processor(self.model(images))
+        raw = self.model(images)
+        surprise = None if self.surprise is None else self.surprise(raw.pred_score.flatten())
+        normalised = self.post_processor(raw)
+        return normalised if surprise is None else normalised._replace(pred_score=surprise)
 
 
 class EnsembleModel(nn.Module):
-    """Mean of the members' normalised scores, and of their maps.
+    """Mean of the members' scores, and of their normalised maps.
 
     Args:
         members: Two or more.
@@ -56,8 +70,8 @@ class EnsembleModel(nn.Module):
             images: (B, 3 or 1, H, W) in [0, 1].
 
         Returns:
-            ``pred_score`` (B,) in [0, 1] and ``anomaly_map`` (B, 1, H, W), the mean over the members that draw one;
-            None where none does.
+            ``pred_score`` (B,), in [0, 1] or, of surprises, at least 0; ``anomaly_map`` (B, 1, H, W), the mean over the
+            members that draw one, or None where none does.
         """
         images = images.expand(-1, 3, -1, -1)
         predictions: list[Any] = [member(images) for member in self.members]

@@ -6,13 +6,25 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
+from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
 
+import anomalib_cxr.plugin
+from anomalib_cxr.data import PhantomCXR
 from anomalib_cxr.models.one_class import OneClassTraining
 from anomalib_cxr.pipelines import CrossValidate
-from anomalib_cxr.pipelines.cross_validation_plan import plan_jobs
+from anomalib_cxr.pipelines.cross_validation_plan import CrossValidationJob, plan_jobs
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "benchmark"
 NAMES = ("zhanglab", "chexpert", "rsna", "padchest", "phantom")
+
+
+def plan(name: str) -> list[CrossValidationJob]:
+    parser = CrossValidate.get_parser()
+    args = parser.instantiate_classes(parser.parse_args(["--config", str(CONFIGS / f"{name}.yaml")]))
+    jobs = plan_jobs(args.data, args.models, args.folds, args.num_folds, args.seeds, args.trainer)
+    assert len(jobs) == len(args.models) * len(args.seeds) * (len(args.folds) if args.folds else 1)
+    return jobs
 
 
 def find(class_path: str) -> type:
@@ -22,10 +34,7 @@ def find(class_path: str) -> type:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_configuration_can_be_carried_out(name: str) -> None:
-    parser = CrossValidate.get_parser()
-    args = parser.instantiate_classes(parser.parse_args(["--config", str(CONFIGS / f"{name}.yaml")]))
-    jobs = plan_jobs(args.data, args.models, args.folds, args.num_folds, args.seeds, args.trainer)
-    assert len(jobs) == len(args.models) * len(args.seeds) * (len(args.folds) if args.folds else 1)
+    jobs = plan(name)
     built_in = 0
     for job in jobs:
         model = find(job.config["model"]["class_path"])
@@ -41,5 +50,28 @@ def test_a_configuration_can_be_carried_out(name: str) -> None:
     assert {"anatpaste", "cutpaste_normal", "cutpaste_scar", "cutpaste_3way", "multires_frozen"} <= set(per_model)
 
 
+def test_all_models_of_the_localisation_measure_the_same() -> None:
+    jobs = plan("localisation")
+    assert {"anatpaste", "multires_patch_ssl", "padim", "patchcore"} <= {job.model for job in jobs}
+    for job in jobs:
+        arguments = job.config["model"]["init_args"]
+        inspect.signature(find(job.config["model"]["class_path"])).bind(**arguments)
+        metrics = arguments["evaluator"]["init_args"]["test_metrics"]
+        built = [find(metric["class_path"])(**metric["init_args"]) for metric in metrics]
+        assert [metric.name for metric in built] == ["pixel_AUROC", "pixel_AUPRO"]
+
+
 def test_no_configuration_is_left_out() -> None:
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(NAMES)
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*NAMES, "localisation", "stock_benchmark"}
+
+
+def test_anomalibs_own_benchmark_can_carry_out_its_configuration() -> None:
+    anomalib_cxr.plugin.register()
+    config = yaml.safe_load((CONFIGS / "stock_benchmark.yaml").read_text())["benchmark"]
+    jobs = list(BenchmarkJobGenerator(accelerator="cpu").generate_jobs(config, None))
+    names = [type(job.model).__name__ for job in jobs]
+    assert names == ["AnatPaste", "MultiResPatchSSL", "Padim", "Dfkde"]
+    for job in jobs:
+        assert isinstance(job.datamodule, PhantomCXR)
+        length = job.model.trainer_arguments
+        assert length.get("max_epochs") == 1 or 0 < length["max_steps"] < 1000, f"{type(job.model).__name__} runs long"

@@ -123,3 +123,23 @@ def test_rules_choose_what_they_say() -> None:
 def test_unknown_rules_are_refused(rule) -> None:
     with pytest.raises(ValueError, match="threshold must be best_f1"):
         check_rule(rule)
+
+
+def test_pixel_metrics_of_the_models_own_evaluator_are_carried_over(tmp_path) -> None:
+    jobs = [finished(tmp_path, "masked", None, seed) for seed in range(3)] + [finished(tmp_path, "plain", None)]
+    measured = [0.91, 0.87, 0.80]
+    for job, value in zip(jobs, measured, strict=False):
+        content = {"image_AUROC": 0.5, "pixel_AUROC": value, "pixel_AUPRO": value / 2}
+        (tmp_path / job.name / "test_metrics.json").write_text(json.dumps(content))
+    evaluated, _ = evaluate_jobs(jobs, tmp_path)
+    single, table = make_tables(evaluated, {("own", "masked"): 3, ("own", "plain"): 1}, draws=50)
+    masked, plain = table.set_index("model").loc[["masked", "plain"]].to_dict("records")
+    assert masked["pixel_AUROC"] == pytest.approx(statistics.mean(measured))
+    assert masked["pixel_AUPRO_sd"] == pytest.approx(statistics.stdev(measured) / 2)
+    assert np.isnan(plain["pixel_AUROC"])
+    assert sorted(single["pixel_AUROC"].dropna()) == sorted(measured)
+    assert "image_AUROC" not in table.columns, "the AUROC of the table is made from predictions"
+    head, _, first, second = to_markdown(table, "best_f1", 50, 0.95).splitlines()[:4]
+    shown = dict(zip(*(line.strip("| ").split(" | ") for line in (head, first)), strict=True))
+    assert shown["pixel AUROC"] == f"{statistics.mean(measured):.3f} ± {statistics.stdev(measured):.3f}"
+    assert second.rstrip(" |").endswith(")"), "no figure where none was measured"
