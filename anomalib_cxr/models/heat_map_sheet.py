@@ -14,10 +14,38 @@ from anomalib_cxr.imaging import blend_heat_map, contact_sheet
 logger = logging.getLogger(__name__)
 
 
-class HeatMapSheet(Callback):
-    """Writes ``sheets/heat_maps.png`` at the end of a test: the first images of each label, heat maps over them.
+class _EvenSpread:
+    """Keeps ``count`` items spread evenly over a stream of unknown length, and never more than twice as many.
 
-    Masks are outlined where the data set has them. Only the first process writes. (Ours.)
+    Args:
+        count: Items to choose.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.items: list[tuple[Any, Any, str]] = []
+        self._seen, self._stride = 0, 1
+
+    def wants_next(self) -> bool:
+        """Whether the next of the stream is to be added to ``items``."""
+        wanted = self._seen % self._stride == 0
+        self._seen += 1
+        if wanted and len(self.items) == 2 * self.count:
+            del self.items[1::2]
+            self._stride *= 2
+        return wanted
+
+    def chosen(self) -> list[tuple[Any, Any, str]]:
+        """``count`` of the kept items, or all where there are fewer."""
+        places = np.linspace(0, len(self.items) - 1, min(self.count, len(self.items))).round().astype(int)
+        return [self.items[place] for place in places]
+
+
+class HeatMapSheet(Callback):
+    """Writes ``sheets/heat_maps.png`` at the end of a test: images of each label, heat maps over them.
+
+    The images are spread evenly over the test, since files are often sorted by kind. Masks are outlined where the data
+    set has them. Only the first process writes. (Ours.)
 
     Args:
         per_label: Images of each label.
@@ -25,22 +53,22 @@ class HeatMapSheet(Callback):
 
     def __init__(self, per_label: int = 12) -> None:
         self.per_label = per_label
-        self._kept: dict[bool, list[tuple[Any, Any, str]]] = {}
+        self._kept: dict[bool, _EvenSpread] = {}
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the test before."""
         del trainer, pl_module
-        self._kept = {False: [], True: []}
+        self._kept = {label: _EvenSpread(self.per_label) for label in (False, True)}
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
-        """Keep the first images of each label; the post-processor has normalised them by now."""
+        """Keep some images of each label; the post-processor has normalised them by now."""
         del pl_module, args
         if not isinstance(outputs, ImageBatch) or outputs.anomaly_map is None or not trainer.is_global_zero:
             return
         items: Any = outputs.items
         for item in items:
             kept = self._kept[bool(item.gt_label)]
-            if len(kept) == self.per_label:
+            if not kept.wants_next():
                 continue
             grey = item.image.float().mean(dim=0).clamp(0, 1).cpu().numpy()
             heat = item.anomaly_map.float().squeeze().cpu().numpy()
@@ -49,7 +77,7 @@ class HeatMapSheet(Callback):
             mask = None if item.gt_mask is None else item.gt_mask.squeeze().cpu().numpy()
             if mask is not None and mask.shape != grey.shape:
                 mask = None
-            kept.append((blend_heat_map(grey, heat), mask, f"{float(item.pred_score):.2f}"))
+            kept.items.append((blend_heat_map(grey, heat), mask, f"{float(item.pred_score):.2f}"))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the sheet."""
@@ -57,7 +85,7 @@ class HeatMapSheet(Callback):
         tiles = [
             (picture, mask, f"{'abnormal' if label else 'normal'} {score}")
             for label, kept in self._kept.items()
-            for picture, mask, score in kept
+            for picture, mask, score in kept.chosen()
         ]
         self._kept = {}
         if not tiles:
@@ -67,4 +95,4 @@ class HeatMapSheet(Callback):
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet: np.ndarray = contact_sheet(pictures, columns=6, masks=masks, titles=titles, tile=192)
         Image.fromarray(sheet).save(path)
-        logger.info("Look at %s: heat maps of the first test images, masks outlined.", path)
+        logger.info("Look at %s: heat maps of some test images, masks outlined.", path)

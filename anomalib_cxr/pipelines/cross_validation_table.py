@@ -206,6 +206,6 @@ def to_markdown(table: pd.DataFrame, rule: str | Mapping[str, float], draws: int
     return "\n".join(lines)
 
 
-def _shown(row: Mapping[str, Any], name: str) -> str:
+def _shown(row: Mapping[Any, Any], name: str) -> str:
     spread = "" if np.isnan(row[f"{name}_sd"]) else f" ± {row[f'{name}_sd']:.3f}"
     return f"{row[name]:.3f}{spread}"

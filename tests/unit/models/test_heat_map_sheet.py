@@ -28,7 +28,7 @@ def _batch(labels: list[int], mask: bool) -> ImageBatch:
 
 
 @pytest.mark.parametrize("mask", [False, True])
-def test_first_images_of_each_label_are_on_the_sheet(tmp_path: Path, mask: bool) -> None:
+def test_images_of_each_label_are_on_the_sheet(tmp_path: Path, mask: bool) -> None:
     trainer = SimpleNamespace(is_global_zero=True, default_root_dir=str(tmp_path))
     sheet = HeatMapSheet(per_label=2)
     sheet.on_test_start(trainer, None)
@@ -55,3 +55,26 @@ def test_a_test_without_maps_writes_nothing(tmp_path: Path) -> None:
     sheet.on_test_batch_end(trainer, None, batch, None, 0)
     sheet.on_test_end(trainer, None)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [1, 3, 4, 7, 8, 9, 100, 1001])
+def test_the_chosen_images_are_spread_over_the_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    drawn: list[str] = []
+    monkeypatch.setattr(
+        "anomalib_cxr.models.heat_map_sheet.contact_sheet",
+        lambda pictures, titles, **_: drawn.extend(titles) or np.zeros((8, 8), np.uint8),
+    )
+    trainer = SimpleNamespace(is_global_zero=True, default_root_dir=str(tmp_path))
+    sheet = HeatMapSheet(per_label=4)
+    sheet.on_test_start(trainer, None)
+    for place in range(number):
+        batch = _batch([1], mask=False)
+        batch.pred_score = torch.tensor([float(place)])
+        sheet.on_test_batch_end(trainer, None, batch, None, 0)
+    sheet.on_test_end(trainer, None)
+    places = [float(title.split()[1]) for title in drawn]
+    assert len(set(places)) == len(places) == min(4, number)
+    even = np.linspace(0, number - 1, len(places))
+    assert np.abs(np.subtract(places, even)).max() <= 1 + number / 6
