@@ -70,7 +70,8 @@ class PatchEncoder(nn.Module):
         )
         if not pretrained:
             open_residual_branches(model)
-        self.model = model
+        # EfficientNets take a third to two thirds less time on CPU, and tensor cores want it.
+        self.model = model.to(memory_format=torch.channels_last)
         self.in_chans = in_chans
         self.encoder_size = encoder_size
         self.num_features: int = model.num_features
