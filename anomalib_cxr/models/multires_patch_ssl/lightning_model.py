@@ -86,7 +86,8 @@ class MultiResPatchSSL(OneClassTraining, AnomalibModule):  # type: ignore[misc] 
         features: ``"crops"`` (paper) or ``"map"`` (ours): cells of one whole-image feature map.
         layers: Levels of the feature map for ``"map"``.
         patch_distance: Patch distance d, one for all sizes or one each; -1 searches the whole grid.
-        distance: ``"euclidean"``, ``"manhattan"``, ``"cosine"`` or ``"mahalanobis"``.
+        distance: ``"euclidean"``, ``"manhattan"``, ``"cosine"`` or ``"mahalanobis"`` (paper), or ``"whitened_cosine"``
+            (ours), best on frozen ImageNet features.
         weights: Weight of each size's map; None takes equal ones with ``preset="laptop"``, otherwise the paper's for
             four sizes.
         score: Image score: ``"max"``, the highest pixel (paper), or ``"top_q"``, the mean of the highest (ours).

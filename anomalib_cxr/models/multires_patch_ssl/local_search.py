@@ -23,7 +23,10 @@ from torch.nn import functional as F
 
 from anomalib_cxr.models.multires_patch_ssl.whitening import whitening_matrix
 
-Distance = Literal["euclidean", "manhattan", "cosine", "mahalanobis"]
+Distance = Literal["euclidean", "manhattan", "cosine", "mahalanobis", "whitened_cosine"]
+
+_WHITENED = ("mahalanobis", "whitened_cosine")
+_ANGULAR = ("cosine", "whitened_cosine")
 
 # Largest relative error of a squared distance that a wrong winner may cause before it is searched again.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-5}
@@ -39,7 +42,9 @@ class LocalSearch(DynamicBufferMixin, nn.Module):
             3×3 cells around it. ``None`` or ``"all"`` searches the whole grid. Defaults to ``1``.
         distance: ``"euclidean"``; ``"manhattan"``; ``"cosine"``, which is ``1 - cos`` (a zero vector, which
             has no direction, is 0 from another and 0.5 from all else); ``"mahalanobis"``, with the covariance of
-            all references shrunk after Ledoit and Wolf, which makes it invertible. Defaults to ``"euclidean"``.
+            all references shrunk after Ledoit and Wolf, which makes it invertible; ``"whitened_cosine"`` (ours), the
+            cosine after that whitening: directions in which all references vary do not drown the others, and the
+            length, in which exposure shows, does not count. Defaults to ``"euclidean"``.
         dtype: Type in which references are stored. Half precision is widened chunk by chunk and computed in float32.
             Defaults to ``torch.float32``.
         max_elements: Bound on the scores (query, reference) held at once, in elements. Peak memory of a search is a
@@ -48,7 +53,7 @@ class LocalSearch(DynamicBufferMixin, nn.Module):
             product and materialises differences there, counts D elements for each score.
 
     Attributes:
-        references: References as given, or whitened for Mahalanobis, shape ``(rows, cols, M, D)``.
+        references: References as given, or whitened, shape ``(rows, cols, M, D)``.
         image_index: Training image of each reference, shape ``(rows, cols, M)``.
 
     Raises:
@@ -127,7 +132,7 @@ class LocalSearch(DynamicBufferMixin, nn.Module):
         )
 
     def fit_metric(self, features: Tensor) -> None:
-        """Fix what the distance itself learns: the whitening of Mahalanobis, and the centre.
+        """Fix what the distance itself learns: the whitening, and the centre.
 
         Args:
             features: Reference features with ``D`` in the last dimension; all others are samples.
@@ -139,7 +144,7 @@ class LocalSearch(DynamicBufferMixin, nn.Module):
         if not all(part.isfinite().all() for part in parts):
             msg = "The reference features hold NaN or infinite values: the encoder has diverged or its input is broken."
             raise ValueError(msg)
-        if self.distance == "mahalanobis":
+        if self.distance in _WHITENED:
             self.centre, self.whitening = whitening_matrix(features)
         elif self.distance != "manhattan":
             # Distances do not change when the origin moves, but products of short vectors lose fewer digits.
@@ -171,14 +176,14 @@ class LocalSearch(DynamicBufferMixin, nn.Module):
         Returns:
             Tensor of the same shape in the type of computation.
         """
-        if self.distance == "mahalanobis":
+        if self.distance in _WHITENED:
             # In float64: what is rounded here is lost to the difference of two near neighbours.
             features = (features.double() - self.centre) @ self.whitening
         return features.to(self.compute_dtype)
 
     def _directions(self, features: Tensor) -> Tensor:
         """Unit vectors for cosine, for which ``1 - cos`` is half the squared Euclidean distance."""
-        return F.normalize(features, dim=-1) if self.distance == "cosine" else features
+        return F.normalize(features, dim=-1) if self.distance in _ANGULAR else features
 
     def to_product_space(self, stored: Tensor) -> Tensor:
         """Map from the bank's space to where products rank references: Euclidean, with their centre at zero.
@@ -192,7 +197,8 @@ class LocalSearch(DynamicBufferMixin, nn.Module):
         stored = stored.to(self.compute_dtype)
         if self.distance in ("mahalanobis", "manhattan"):
             return stored
-        return self._directions(stored) - self.centre.to(stored.dtype)
+        directions = self._directions(stored)
+        return directions if self.distance in _WHITENED else directions - self.centre.to(stored.dtype)
 
     # ---------------------------------------------------------------------- search
 
@@ -320,14 +326,14 @@ class LocalSearch(DynamicBufferMixin, nn.Module):
         if self.distance == "manhattan":
             return -score
         nearest = self.references.flatten(0, 2)[winner].to(x.dtype)
-        if self.distance == "cosine":
+        if self.distance in _ANGULAR:
             # In float64: unit vectors rounded to float32 are too coarse for the difference of near neighbours.
             return (self._directions(x.double()) - self._directions(nearest.double())).square().sum(-1).to(x.dtype) / 2
         return (x - nearest).square().sum(-1).sqrt()
 
     def _doubtful(self, x: Tensor, distance: Tensor) -> Tensor:
         """Where rounding of the products may have hidden a reference nearer by more than the tolerance."""
-        squared = 2 * distance if self.distance == "cosine" else distance.square()
+        squared = 2 * distance if self.distance in _ANGULAR else distance.square()
         # A product of D terms is off by about eps·sqrt(D)·|x||y|; a reference nearer than this one has
         # |y| <= |x| + distance. Three times, for two rounded scores and their half norms. Distance 0 cannot be beaten.
         norm = torch.linalg.vector_norm(self.to_product_space(x), dim=-1)

@@ -12,19 +12,29 @@ from sklearn.covariance import LedoitWolf
 
 from anomalib_cxr.models.multires_patch_ssl.local_search import LocalSearch, top_q_mean
 
-DISTANCES = ("euclidean", "manhattan", "cosine", "mahalanobis")
+DISTANCES = ("euclidean", "manhattan", "cosine", "mahalanobis", "whitened_cosine")
+WHITENED = ("mahalanobis", "whitened_cosine")
 REACHES = (0, 1, 2, "all")
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
 
 
 def metric(name, bank):
-    if name == "mahalanobis":
-        precision = np.linalg.inv(LedoitWolf().fit(bank.reshape(-1, bank.shape[-1])).covariance_)
-        return lambda x, y: scipy_distance.mahalanobis(x, y, precision)
+    if name in WHITENED:
+        estimate = LedoitWolf().fit(bank.reshape(-1, bank.shape[-1]))
+        precision = np.linalg.inv(estimate.covariance_)
+        if name == "mahalanobis":
+            return lambda x, y: scipy_distance.mahalanobis(x, y, precision)
+        # Any root of the precision whitens; the search takes another one.
+        root, mean = np.linalg.cholesky(precision), estimate.location_
+        return lambda x, y: angular((x - mean) @ root, (y - mean) @ root)
     if name == "cosine":
-        # Half the squared difference of unit vectors: 1 - cos without its cancellation.
-        return lambda x, y: ((x / np.linalg.norm(x) - y / np.linalg.norm(y)) ** 2).sum() / 2
+        return angular
     return {"euclidean": scipy_distance.euclidean, "manhattan": scipy_distance.cityblock}[name]
+
+
+def angular(x, y):
+    """1 - cos as half the squared difference of unit vectors, without its cancellation."""
+    return ((x / np.linalg.norm(x) - y / np.linalg.norm(y)) ** 2).sum() / 2
 
 
 def loop(bank, queries, reach, name, exclude=None):
@@ -81,7 +91,7 @@ def test_leave_one_out_never_finds_the_image_itself(name):
     search.fit(bank)
     exclude = torch.tensor([2, 0])
     check(search, bank, bank[[2, 0]], 1, name, exclude)
-    if name != "mahalanobis":
+    if name not in WHITENED:
         # Nor may the whole result depend on it, beyond what the covariance learned from it.
         without = LocalSearch(1, name, torch.float64)
         without.fit(bank[[0, 1, 3]])
@@ -170,11 +180,12 @@ def test_constant_features_have_distance_zero(name, value):
     assert (other > 0).all()
 
 
-def test_mahalanobis_with_fewer_samples_than_features_is_finite():
+@pytest.mark.parametrize("name", WHITENED)
+def test_whitening_with_fewer_samples_than_features_is_finite(name):
     bank = draw((2, 1, 2, 30), torch.float64)
-    search = LocalSearch("all", "mahalanobis", torch.float64)
+    search = LocalSearch("all", name, torch.float64)
     search.fit(bank)
-    check(search, bank, draw((1, 1, 2, 30), torch.float64, 5), "all", "mahalanobis")
+    check(search, bank, draw((1, 1, 2, 30), torch.float64, 5), "all", name)
 
 
 def test_excluding_every_reference_gives_infinity():
@@ -269,7 +280,7 @@ def test_errors_say_what_to_do():
         search(torch.rand(1, 2, 2, 3), torch.tensor([1, 2]))
     with pytest.raises(ValueError, match="patch_distance"):
         LocalSearch(-1)
-    with pytest.raises(ValueError, match="euclidean, manhattan, cosine, mahalanobis"):
+    with pytest.raises(ValueError, match="euclidean, manhattan, cosine, mahalanobis, whitened_cosine"):
         LocalSearch(1, "chebyshev")  # type: ignore[arg-type]
 
 

@@ -185,7 +185,7 @@ def test_statistics_come_from_the_stated_number_of_images():
     assert few.score_mean[0] != all_.score_mean[0]
 
 
-@pytest.mark.parametrize("distance", ["euclidean", "manhattan", "cosine", "mahalanobis"])
+@pytest.mark.parametrize("distance", ["euclidean", "manhattan", "cosine", "mahalanobis", "whitened_cosine"])
 @torch.no_grad()
 def test_constant_images_score_zero(distance):
     model = build(distance=distance)

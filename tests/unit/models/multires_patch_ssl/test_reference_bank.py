@@ -110,7 +110,7 @@ def test_expected_bytes_are_the_bytes_of_the_buffers():
         assert expected_bytes(7, (3, 4), 6, dtype) == held
 
 
-@pytest.mark.parametrize("distance", ["cosine", "mahalanobis"])
+@pytest.mark.parametrize("distance", ["cosine", "mahalanobis", "whitened_cosine"])
 def test_state_loads_into_an_empty_bank_of_other_sizes(distance):
     options = {"distance": distance, "feature_dim": 3, "max_references": 4, "bank_dtype": "float16"}
     bank, empty, other = (ReferenceBank(**options) for _ in range(3))
