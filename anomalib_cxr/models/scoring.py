@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torchvision.transforms.v2 import Resize
 
 from anomalib_cxr import metrics
+from anomalib_cxr.callbacks.predictions_writer import attach_predictions_writer
 from anomalib_cxr.models.checkpoint_choice import MONITOR
 from anomalib_cxr.models.deployable import DeployableExport
 from anomalib_cxr.models.exact_resize import ExactResizePreProcessor
@@ -50,6 +51,15 @@ class Scoring(DeployableExport, _Base):
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
         """Resize only, exported as it is: intensities are normalised inside the model."""
         return ExactResizePreProcessor(transform=Resize(image_size or (256, 256), antialias=True))
+
+    def setup(self, stage: str | None = None) -> None:
+        """Set up, and have every run write what it predicts, also on data that are not ours.
+
+        Args:
+            stage: As in Lightning.
+        """
+        super().setup(stage)
+        attach_predictions_writer(self.trainer)
 
     def validation_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Score a batch. Scores stay raw in validation: the post-processor takes its statistics from them."""

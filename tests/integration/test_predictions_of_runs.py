@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import drawn_sets
+import numpy as np
 import pandas as pd
 import pytest
 from anomalib.engine import Engine
+from PIL import Image
 from tiny_radiographs import TinyRadiographs
 
 from anomalib_cxr.metrics import read_predictions
@@ -58,6 +61,40 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert model._choice.best_step == 2
     engine.test(model, datamodule=data)
     return next((root / "run").glob("AnatPaste/TinyRadiographs/v0"))
+
+
+def test_predicting_a_folder_of_dicom_and_16_bit_files(chosen: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    source = chosen.parents[3] / "data"
+    films = tmp_path / "films"
+    films.mkdir()
+    for label in ("normal", "abnormal"):
+        grey = np.asarray(Image.open(source / f"test_{label}_000.png"))
+        Image.fromarray(grey).save(films / f"{label}_8.png")
+        # As a 12-bit camera writes it; stock Anomalib would read white.
+        deep = np.round(grey.astype(float) * 4095 / 255).astype(np.uint16)
+        Image.fromarray(deep).save(films / f"{label}_16.png")
+        drawn_sets.save_dicom(films / f"{label}.dcm", deep, bits=12)
+    engine = Engine(default_root_dir=tmp_path / "run", accelerator="cpu", devices=1, enable_progress_bar=False)
+    engine.predict(
+        AnatPaste(image_size=64, backbone="resnet10t"),
+        data_path=films,
+        ckpt_path=chosen / "weights/lightning/model.ckpt",
+    )
+    table = read_predictions(next((tmp_path / "run").rglob("predictions.csv")))
+    scores = {Path(image).name: score for image, score in zip(table["image"], table["raw_score"], strict=True)}
+    assert len(scores) == 6
+    between_labels = abs(scores["abnormal_8.png"] - scores["normal_8.png"])
+    for label in ("normal", "abnormal"):
+        for name in (f"{label}_16.png", f"{label}.dcm"):
+            assert scores[name] == pytest.approx(scores[f"{label}_8.png"], abs=0.1 * between_labels)
+    assert table["p_value"].between(0, 1).all()
+    pictures = {
+        path.name: np.asarray(Image.open(path).convert("L"), float) for path in (tmp_path / "run").rglob("*.png")
+    }
+    for label in ("normal", "abnormal"):
+        for name in (f"{label}_16.png", f"{label}.dcm.png"):
+            assert np.abs(pictures[name] - pictures[f"{label}_8.png"]).mean() < 3, "the film, not a white square"
 
 
 def test_validation_predictions_are_of_the_chosen_weights(chosen: Path, tmp_path: Path) -> None:
