@@ -25,7 +25,7 @@ from anomalib_cxr.models.anat_paste.sheets import save_training_sheets
 from anomalib_cxr.models.anat_paste.torch_model import AnatPasteModel
 from anomalib_cxr.models.one_class import OneClassTraining
 from anomalib_cxr.models.pixel_preserving import refuse_moved_pixels
-from anomalib_cxr.models.schedule import warmup_cosine
+from anomalib_cxr.models.schedule import validation_interval, warmup_cosine
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ Variant = Literal["anatpaste", "cutpaste_normal", "cutpaste_scar", "cutpaste_3wa
 #: What ``preset`` sets; an argument given by the user wins. "laptop" is ours, "paper" is Sato et al.'s schedule.
 PRESETS: dict[str, dict[str, Any]] = {
     "laptop": {"image_size": 128, "max_steps": 250, "steps_per_epoch": 50, "fine_map": True},
-    "paper": {"image_size": 256, "max_steps": 256 * 256, "steps_per_epoch": 10 * 256, "fine_map": False},
+    "paper": {"image_size": 256, "max_steps": 256 * 256, "steps_per_epoch": 8 * 256, "fine_map": False},
 }
 
 
@@ -53,10 +53,12 @@ class AnatPaste(OneClassTraining, AnomalibModule):  # type: ignore[misc]  # as i
 
     Args:
         preset: ``"laptop"`` (128² input, 250 steps, validation every 50; ours) or ``"paper"`` (256², 256 × 256 steps,
-            validation every 10 × 256). ``image_size``, ``max_steps`` and ``steps_per_epoch`` override it.
+            validation every 8 × 256, which divides them). ``image_size``, ``max_steps`` and ``steps_per_epoch``
+            override it.
         image_size: Side of the square model input in pixels.
         max_steps: Optimiser steps of the whole training.
-        steps_per_epoch: Optimiser steps between two validations.
+        steps_per_epoch: Optimiser steps between two validations, a divisor of ``max_steps``; None takes the preset's,
+            made to divide.
         variant: Which pasting makes the anomalies.
         segmentation: Paste inside the lungs; ``False`` is the paper's ablation (anywhere). AnatPaste only.
         blur: Blur the blending mask; ``False`` is the paper's ablation. AnatPaste only.
@@ -134,11 +136,8 @@ class AnatPaste(OneClassTraining, AnomalibModule):  # type: ignore[misc]  # as i
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
         self.preset = preset
         self.max_steps = schedule["max_steps"] if max_steps is None else max_steps
-        self.steps_per_epoch = min(
-            schedule["steps_per_epoch"] if steps_per_epoch is None else steps_per_epoch, self.max_steps
-        )
         _require(self.max_steps >= 1, f"max_steps must be at least 1, not {self.max_steps}.")
-        _require(self.steps_per_epoch >= 1, f"steps_per_epoch must be at least 1, not {self.steps_per_epoch}.")
+        self.steps_per_epoch = validation_interval(self.max_steps, steps_per_epoch, schedule["steps_per_epoch"])
         _require(learning_rate > 0, f"learning_rate must be positive, not {learning_rate}.")
         _require(warmup_steps >= 0, f"warmup_steps must be 0 or more, not {warmup_steps}.")
         _require(0 <= color_jitter < 1, f"color_jitter must lie in [0, 1), not be {color_jitter}.")

@@ -23,7 +23,7 @@ from anomalib_cxr.models.multires_patch_ssl.reference_bank import BankDtype, Sel
 from anomalib_cxr.models.multires_patch_ssl.torch_model import Features, MultiResPatchSSLModel, Score, grey
 from anomalib_cxr.models.multires_patch_ssl.views import SimCLRViews
 from anomalib_cxr.models.one_class import OneClassTraining
-from anomalib_cxr.models.schedule import warmup_cosine
+from anomalib_cxr.models.schedule import validation_interval, warmup_cosine
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,8 @@ class MultiResPatchSSL(OneClassTraining, AnomalibModule):  # type: ignore[misc] 
         max_references: References kept for each cell; None keeps all.
         selection: How they are chosen.
         max_steps: Optimiser steps; 0 trains nothing.
-        steps_per_epoch: Optimiser steps between two validations.
+        steps_per_epoch: Optimiser steps between two validations, a divisor of ``max_steps``; None takes the preset's,
+            made to divide.
         patches_per_step: Patches of each size in a step and process.
         temperature: Of NT-Xent; SimCLR's best (its Table 5), the paper gives none.
         same_image_negatives: Whether patches of one image are negatives of each other. They may overlap and show the
@@ -203,7 +204,7 @@ class MultiResPatchSSL(OneClassTraining, AnomalibModule):  # type: ignore[misc] 
         features, pre_trained = chosen("features", features), chosen("pre_trained", pre_trained)
         patch_distance = chosen("patch_distance", patch_distance)
         self.max_steps = chosen("max_steps", max_steps)
-        self.steps_per_epoch = max(1, min(chosen("steps_per_epoch", steps_per_epoch), self.max_steps))
+        self.steps_per_epoch = validation_interval(self.max_steps, steps_per_epoch, PRESETS[preset]["steps_per_epoch"])
         self.patches_per_step = chosen("patches_per_step", patches_per_step)
         self.learning_rate = chosen("learning_rate", learning_rate)
         self.weight_decay = weight_decay
