@@ -143,6 +143,22 @@ def check_same_images(a: pd.DataFrame, b: pd.DataFrame, name_a: str, name_b: str
     return ordered
 
 
+def check_apart(validation: pd.DataFrame, test: pd.DataFrame) -> None:
+    """Refuse validation images that are test images too: what is chosen on them is tuned on the test.
+
+    Args:
+        validation: Predictions of the validation images.
+        test: Predictions of the test images.
+
+    Raises:
+        PredictionsError: If they share images; the message names one.
+    """
+    both = set(validation["image"]) & set(test["image"])
+    if both:
+        msg = f"{len(both)} of the validation images are test images too, the first is {min(both)}."
+        raise PredictionsError(msg)
+
+
 def _check(table: pd.DataFrame, where: str) -> None:
     absent = [column for column in COLUMNS if column not in table.columns]
     if absent:

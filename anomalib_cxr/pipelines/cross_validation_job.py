@@ -37,6 +37,9 @@ from anomalib_cxr.pipelines.cross_validation_plan import CONFIG, DONE, FITTED, L
 
 logger = logging.getLogger(__name__)
 
+# Our models and datamodules attach it by themselves, stock ones do not.
+_WRITER = "--trainer.callbacks+=anomalib_cxr.callbacks.PredictionsWriter"
+
 
 def run_job(folder: Path) -> None:
     """Train and test as the folder's configuration says.
@@ -50,9 +53,11 @@ def run_job(folder: Path) -> None:
     engine, model, datamodule = _prepare(folder, folder)
     fitted = _read(folder / FITTED)
     if fitted is None:
-        engine.fit(model, datamodule=datamodule, ckpt_path=_resume_from(folder, model))
+        resumed = _resume_from(folder, model)
+        engine.fit(model, datamodule=datamodule, ckpt_path=resumed)
         chosen = getattr(model, "chosen_checkpoint", None) or engine.best_model_path
-        fitted = {"chosen": chosen, "seconds": time.monotonic() - start}
+        # The time before a kill is not known, and the rest alone would look like a small budget.
+        fitted = {"chosen": chosen, "seconds": None if resumed else time.monotonic() - start}
         write_json(folder / FITTED, fitted)
         metrics = engine.test(model, datamodule=datamodule)
     else:
@@ -78,7 +83,7 @@ def _keep_metrics(place: Path, metrics: Sequence[Mapping[str, float]]) -> None:
 def _prepare(folder: Path, output: Path, *arguments: str) -> tuple[Any, Any, Any]:
     """Engine, model and datamodule of the configuration; the engine writes right into the output folder."""
     cli = AnomalibCLI(
-        ["train", "--config", str(folder / CONFIG), f"--default_root_dir={output}", *arguments],
+        ["train", "--config", str(folder / CONFIG), f"--default_root_dir={output}", _WRITER, *arguments],
         run=False,
     )
     # A job has its folder already; Anomalib would add model, data set and version below it.

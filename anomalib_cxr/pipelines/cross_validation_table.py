@@ -12,14 +12,20 @@ import pandas as pd
 from anomalib_cxr.metrics.bootstrap import Run, bootstrap_intervals
 from anomalib_cxr.metrics.findings import patients_or_images
 from anomalib_cxr.metrics.image_level import image_metrics
-from anomalib_cxr.metrics.predictions import FILE_NAME, VALIDATION_FILE_NAME, check_same_images, read_predictions
+from anomalib_cxr.metrics.predictions import (
+    FILE_NAME,
+    VALIDATION_FILE_NAME,
+    check_apart,
+    check_same_images,
+    read_predictions,
+)
 from anomalib_cxr.metrics.thresholds import best_f1_threshold, normal_threshold, sensitivity_threshold
 from anomalib_cxr.pipelines.cross_validation_plan import LAST_FOLDER, METRICS, CrossValidationJob
 from anomalib_cxr.pipelines.job_runner import read_done
 
 logger = logging.getLogger(__name__)
 
-SHOWN = ("AUROC", "AUPR", "F1", "accuracy", "sensitivity", "specificity")
+SHOWN = ("AUROC", "AUPR", "F1", "accuracy", "precision", "sensitivity", "specificity")
 """Metrics of the table, in order."""
 
 BEST, LAST = "best by validation labels", "last"
@@ -104,13 +110,16 @@ def evaluate_jobs(
                 test = read_predictions(place / FILE_NAME)
                 name, other = first.setdefault((job.data, job.fold), (job.name, test))
                 check_same_images(other, test, name, job.name)
-                threshold = choose_threshold(read_predictions(place / VALIDATION_FILE_NAME), rule)
+                validation = read_predictions(place / VALIDATION_FILE_NAME)
+                check_apart(validation, test)
+                threshold = choose_threshold(validation, rule)
                 run = Run(test["raw_score"], test["label"] == "abnormal", patients_or_images(test), threshold)
                 values = image_metrics(run.scores, run.labels, threshold)
             except ValueError as error:
                 failed[job.name] = str(error)
                 continue
             seconds = read_done(job, results)["fit_seconds"]
+            seconds = np.nan if seconds is None else seconds  # of a job that was cut off nobody knows the whole time
             evaluated.append(Evaluated(job, checkpoint, run, values, seconds, _pixel_values(place / METRICS)))
     return evaluated, failed
 
@@ -190,7 +199,7 @@ def to_markdown(table: pd.DataFrame, rule: str | Mapping[str, float], draws: int
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for row in table.to_dict("records"):
         cells = [row["data"], row["model"], row["checkpoint"], f"{row['jobs']}/{row['planned']}"]
-        cells.append(f"{row['fit_seconds'] / 60:.1f}")
+        cells.append("–" if np.isnan(row["fit_seconds"]) else f"{row['fit_seconds'] / 60:.1f}")
         cells += [f"{_shown(row, name)} ({row[f'{name}_low']:.3f}–{row[f'{name}_high']:.3f})" for name in SHOWN]
         cells += ["" if np.isnan(row[name]) else _shown(row, name) for name in pixel]
         lines.append(f"| {' | '.join(cells)} |")
@@ -199,7 +208,7 @@ def to_markdown(table: pd.DataFrame, rule: str | Mapping[str, float], draws: int
     lines.append(
         f"Mean ± standard deviation over jobs ({level:.0%} interval of the mean by {draws} draws of patients). "
         f"Threshold: {shown} on validation. Weights '{BEST}' were chosen with the labels of the validation images, as "
-        f"published results are; '{LAST}' without any label."
+        f"published results are; '{LAST}' without any label, but for the threshold where its rule uses labels."
     )
     if pixel:
         lines[-1] += " Pixel-level metrics are those of each model's own evaluator."

@@ -182,6 +182,6 @@ def read_done(job: CrossValidationJob, results: Path) -> dict[str, float]:
         results: Folder of the results.
 
     Returns:
-        ``fit_seconds`` of the training, since its last start, and more.
+        ``fit_seconds`` of the training, null where it was cut off in between, and more.
     """
     return json.loads((results / job.name / DONE).read_text(encoding="utf-8"))

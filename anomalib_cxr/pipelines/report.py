@@ -19,7 +19,7 @@ from anomalib_cxr.pipelines.report_runs import FinishedRun, find_runs
 
 logger = logging.getLogger(__name__)
 
-_SHEETS = {"lungs.png": "Lungs of the first training images", "heat_maps.png": "Heat maps of the first test images"}
+_SHEETS = {"lungs.png": "Lungs of the first training images", "heat_maps.png": "Heat maps of some test images"}
 
 
 class Report(Pipeline):

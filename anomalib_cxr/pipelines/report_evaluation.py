@@ -84,7 +84,7 @@ class Comparison(NamedTuple):
     interval: Interval
     """Of the difference of the AUROCs, over patients."""
     adjusted: float
-    """P-value after Holm's correction for the number of comparisons in the report; NaN where there is none."""
+    """P-value after Holm's correction for the number of comparisons on the same images; NaN where there is none."""
 
 
 def evaluate_run(run: FinishedRun, sensitivity: float, false_positive_rate: float, bootstrap: Bootstrap) -> Evaluation:

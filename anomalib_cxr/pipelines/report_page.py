@@ -149,7 +149,7 @@ def _comparison_table(found: Sequence[Comparison]) -> Element:
     note = tag(
         "p",
         "Difference of AUROCs with its interval over patients; DeLong's two-sided test, which takes images for "
-        "independent (– where the difference has no variance); Holm's correction for the number of rows.",
+        "independent (– where the difference has no variance); Holm's correction for the number of rows of this table.",
         class_="note",
     )
     return tag("div", table(["runs", "difference", "z", "p (DeLong)", "p (Holm)"], rows), note)

@@ -11,7 +11,13 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from anomalib_cxr.metrics.predictions import FILE_NAME, VALIDATION_FILE_NAME, PredictionsError, read_predictions
+from anomalib_cxr.metrics.predictions import (
+    FILE_NAME,
+    VALIDATION_FILE_NAME,
+    PredictionsError,
+    check_apart,
+    read_predictions,
+)
 from anomalib_cxr.pipelines.cross_validation_plan import DONE, LAST_FOLDER, LOG
 
 CONFIGS = ("job.yaml", "config.yaml")
@@ -135,9 +141,9 @@ def _read(name: str, folder: Path) -> FinishedRun:
         problem = f"the run left no {VALIDATION_FILE_NAME}"
     else:
         validation = read_predictions(path)
-        both = set(validation["image"]) & set(test["image"])
-        if both:
-            problem = f"{len(both)} of the validation images are test images too, the first is {min(both)}"
-            validation = None
+        try:
+            check_apart(validation, test)
+        except PredictionsError as error:
+            validation, problem = None, str(error).removesuffix(".")
     is_last = folder.name == LAST_FOLDER and (folder.parent / FILE_NAME).is_file()
     return FinishedRun(name, folder, test, validation, problem, folder.parent if is_last else folder)

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import drawn_sets
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 from sklearn import metrics as sk
 
 from anomalib_cxr.metrics import read_predictions
@@ -78,4 +80,24 @@ def test_a_torn_checkpoint_starts_the_training_again(tmp_path, caplog) -> None:
     with caplog.at_level("INFO"):
         run_job(folder)
     assert "the training starts again" in caplog.text
+    assert json.loads((folder / "done.json").read_text())["fit_seconds"] > 0
     pd.testing.assert_frame_equal(read_predictions(folder / "predictions.csv"), first)
+
+
+def test_anomalibs_own_datamodule_leaves_predictions_too(tmp_path) -> None:
+    for label, value in (("normal", 60), ("abnormal", 200)):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for i in range(12):
+            grey = np.random.default_rng(i).integers(value, value + 50, (64, 64), dtype=np.uint8)
+            Image.fromarray(grey).save(tmp_path / "data" / label / f"{i}.png")
+    arguments = {"name": "own", "root": str(tmp_path / "data"), "normal_dir": "normal", "abnormal_dir": "abnormal"}
+    data = {"own": {"class_path": "Folder", "init_args": arguments | {"num_workers": 0, "train_batch_size": 4}}}
+    (job,) = plan_jobs(data, {"padim": MODELS["padim"]}, None, 5, [5], {"accelerator": "cpu", "devices": 1})
+    folder = tmp_path / job.name
+    folder.mkdir(parents=True)
+    (folder / "job.yaml").write_text(yaml.safe_dump(job.config))
+    run_job(folder)
+    test, validation = (read_predictions(folder / name) for name in ("predictions.csv", "predictions_val.csv"))
+    assert len(test) > 0
+    assert len(validation) > 0
+    assert not set(test["image"]) & set(validation["image"])

@@ -143,3 +143,21 @@ def test_pixel_metrics_of_the_models_own_evaluator_are_carried_over(tmp_path) ->
     shown = dict(zip(*(line.strip("| ").split(" | ") for line in (head, first)), strict=True))
     assert shown["pixel AUROC"] == f"{statistics.mean(measured):.3f} ± {statistics.stdev(measured):.3f}"
     assert second.rstrip(" |").endswith(")"), "no figure where none was measured"
+
+
+def test_a_threshold_chosen_on_test_images_is_refused(tmp_path) -> None:
+    job = finished(tmp_path, "a", None)
+    folder = tmp_path / job.name
+    (folder / "predictions_val.csv").write_bytes((folder / "predictions.csv").read_bytes())
+    evaluated, failed = evaluate_jobs([job], tmp_path)
+    assert not evaluated
+    assert "40 of the validation images are test images too" in failed[job.name]
+
+
+def test_the_time_of_a_job_that_was_cut_off_is_not_shown(tmp_path) -> None:
+    jobs = [finished(tmp_path, "a", None, seed) for seed in (0, 1)]
+    (tmp_path / jobs[1].name / "done.json").write_text(json.dumps({"fit_seconds": None}))
+    evaluated, _ = evaluate_jobs(jobs, tmp_path)
+    _, table = make_tables(evaluated, {("own", "a"): 2}, draws=50)
+    assert np.isnan(table["fit_seconds"].iloc[0])
+    assert to_markdown(table, "best_f1", 50, 0.95).splitlines()[2].split(" | ")[4] == "–"
