@@ -33,8 +33,10 @@ class Ensemble(Scoring, AnomalibModule):  # type: ignore[misc]  # as in Anomalib
     package's models are normalised without ties; Anomalib's own models clamp theirs to [0, 1] first.
 
     ``fusion="p_value"`` (ours) joins by how unusual a score is among normal validation images, see
-    :class:`~anomalib_cxr.models.ensemble.surprise.Surprise`, whose mean over the members is the score. It uses no
-    labelled abnormal image, and detectors whose scores spread differently weigh alike.
+    :class:`~anomalib_cxr.models.ensemble.surprise.Surprise`, whose mean over the members is the score: detectors whose
+    scores have different scales can be joined, and no abnormal image is needed for it. (The threshold of a fit is still
+    the best F1.) The normal images that a member is calibrated by are in the ensemble's own validation too, where each
+    counts itself, so that p-values of the ensemble are approximate.
 
     ``anomalib test --model Ensemble --model.checkpoints [a.ckpt,b.ckpt] --data ZhangLab --data.root …``
 
