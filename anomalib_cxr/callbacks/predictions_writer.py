@@ -177,7 +177,7 @@ class PredictionsWriter(Callback):
         if not rows.images or getattr(trainer, "fast_dev_run", False):
             return
         table = _table(rows, trainer)
-        table["p_value"] = self._p_values(rows.raw_scores)
+        table["p_value"] = self._p_values(rows)
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / FILE_NAME
             write_predictions(path, table)
@@ -230,7 +230,7 @@ class PredictionsWriter(Callback):
             [None] * number if decisions is None else [int(value) for value in decisions.reshape(-1)]
         )
 
-    def _p_values(self, raw_scores: Sequence[float]) -> Any:
+    def _p_values(self, rows: _Rows) -> Any:
         known = self._validation
         if known is None:
             logger.warning("No p-values: neither this run nor the checkpoint holds scores of validation images.")
@@ -240,10 +240,18 @@ class PredictionsWriter(Callback):
             logger.warning("No p-values: no validation image is normal.")
             return math.nan
         images = None if known.images is None else [known.images[place] for place in normal]
+        both = set(images or ()) & set(rows.images)
+        if both:
+            logger.warning(
+                "No p-values: %d of the normal validation images are predicted here too, the first is %s.",
+                len(both),
+                min(both),
+            )
+            return math.nan
         calibration = check_scores(
             [known.raw_scores[place] for place in normal], images, "raw scores of normal validation images"
         )
-        return conformal_p_values(calibration, raw_scores)
+        return conformal_p_values(calibration, rows.raw_scores)
 
     def _write_validation(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the validation images' predictions, or take away those of other weights."""

@@ -13,7 +13,8 @@ class Surprise(nn.Module):
     ``-log p(x)`` with ``p(x) = mean_i σ((sᵢ − x) / h)`` over the scores sᵢ of normal validation images: a kernel
     estimate of the share of normal images that score at least x. A conformal p-value can only take n + 1 values, so
     that all abnormal images beyond the highest normal one tie; this one keeps ranks (it is strictly increasing in x),
-    and grows by 1 with every h beyond: there it is a score, extrapolated, and no p-value. Bandwidth h is Silverman's, ``0.9 min(sd, IQR / 1.34) n^(-1/5)``.
+    and grows by 1 with every h beyond: there it is a score, extrapolated, and no p-value. Bandwidth h is Silverman's,
+    ``0.9 min(sd, IQR / 1.34) n^(-1/5)``.
 
     The mean over detectors is Fisher's statistic for combining p-values of independent tests, but for a factor.
 

@@ -1,14 +1,17 @@
 """What a run writes, against films whose scores are known."""
 
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from anomalib.data import Folder
 from anomalib.engine import Engine
 from grey_films import GREYS, GreyFilms, GreyModel
+from PIL import Image
 
 from anomalib_cxr.callbacks import PredictionsWriter
 from anomalib_cxr.metrics import read_predictions
@@ -112,6 +115,20 @@ def test_other_validation_images_leave_no_stale_file(trained, tmp_path) -> None:
     again = read_predictions(stale.with_name("predictions.csv"))
     assert again["p_value"].tolist() == first["p_value"].tolist()  # the checkpoint's, not those of this datamodule
     assert again["split_hash"].iloc[0] != first["split_hash"].iloc[0]
+
+
+def test_normal_images_that_are_tested_too_calibrate_nothing(tmp_path, caplog) -> None:
+    for label, greys in (("normal", range(10, 20)), ("abnormal", (60, 70))):
+        (tmp_path / label).mkdir()
+        for grey in greys:
+            Image.fromarray(np.full((8, 8), grey, np.uint8)).save(tmp_path / label / f"{grey}.png")
+    data = Folder(
+        "films", "normal", tmp_path, "abnormal", num_workers=0, train_batch_size=4, val_split_mode="same_as_test"
+    )
+    with caplog.at_level(logging.WARNING):
+        engine(tmp_path / "run", callbacks=[PredictionsWriter()]).train(GreyModel(), datamodule=data)
+    assert re.search(r"No p-values: \d of the normal validation images are predicted here too", caplog.text)
+    assert read_predictions(next((tmp_path / "run").rglob("predictions.csv")))["p_value"].isna().all()
 
 
 def test_without_validation_p_values_are_empty_with_a_reason(trained, tmp_path, caplog) -> None:
