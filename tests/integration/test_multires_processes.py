@@ -1,36 +1,47 @@
 """A fit of two processes: its banks are those that one process builds with the weights of the checkpoint."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from tiny_radiographs import TinyRadiographs
 
 from anomalib_cxr.models import MultiResPatchSSL
 
+SMALL = {
+    "image_size": 64,
+    "patch_sizes": (16, 32),
+    "encoder_size": 16,
+    "backbone": "resnet10t",
+    "patches_per_step": 8,
+    "feature_dim": 0,
+    "bank_dtype": "float32",
+    "distance": "euclidean",
+    "checkpoint": "last",
+}
 FIT_WITH_TWO = """
+import json
 import sys
 from pathlib import Path
 from anomalib.engine import Engine
 from tiny_radiographs import TinyRadiographs
 from anomalib_cxr.models import MultiResPatchSSL
 
-model = MultiResPatchSSL(image_size=64, patch_sizes=(16, 32), encoder_size=16, backbone="resnet10t", max_steps=3,
-                         steps_per_epoch=3, patches_per_step=8, feature_dim=0, bank_dtype="float32",
-                         distance="euclidean", checkpoint="last")
+model = MultiResPatchSSL(**json.loads(sys.argv[3]))
 engine = Engine(default_root_dir=sys.argv[2], accelerator="cpu", devices=2, strategy="ddp_fork",
                 enable_progress_bar=False)
 engine.fit(model, datamodule=TinyRadiographs(Path(sys.argv[1]), count=13))
 """
 
 
-def test_a_fit_of_two_processes_builds_the_banks_of_one(tmp_path: Path) -> None:
-    data = TinyRadiographs(tmp_path / "data", count=13)  # an odd number: DistributedSampler would pad it
-    data.setup()
+def fit_with_two(tmp_path: Path, **arguments: int) -> MultiResPatchSSL:
+    """The model of the checkpoint of a fit of two processes on the images of ``tmp_path / "data"``."""
     done = subprocess.run(
-        [sys.executable, "-c", FIT_WITH_TWO, str(tmp_path / "data"), str(tmp_path)],
+        [sys.executable, "-c", FIT_WITH_TWO, str(tmp_path / "data"), str(tmp_path), json.dumps(SMALL | arguments)],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -39,9 +50,17 @@ def test_a_fit_of_two_processes_builds_the_banks_of_one(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     (checkpoint,) = tmp_path.glob("MultiResPatchSSL/*/v*/weights/lightning/model.ckpt")
-    model = MultiResPatchSSL.load_from_checkpoint(checkpoint).eval()
+    return MultiResPatchSSL.load_from_checkpoint(checkpoint).eval()
+
+
+@pytest.mark.parametrize("max_steps", [3, 0], ids=["trained", "frozen"])
+def test_a_fit_of_two_processes_builds_the_banks_of_one(tmp_path: Path, max_steps: int) -> None:
+    data = TinyRadiographs(tmp_path / "data", count=13)  # an odd number: DistributedSampler would pad it
+    data.setup()
+    model = fit_with_two(tmp_path, max_steps=max_steps)
+    encoders = model if max_steps else MultiResPatchSSL(**SMALL, max_steps=0).eval()  # nothing may have moved these
     images = torch.stack([data.train_data[i].image for i in range(13)])
     with torch.no_grad():
-        expected = model.model.features(images)
+        expected = encoders.model.features(images)
     for bank, features in zip(model.model.reference_banks(), expected, strict=True):
         torch.testing.assert_close(bank.search.references, features.permute(1, 2, 0, 3), rtol=1e-5, atol=1e-5)

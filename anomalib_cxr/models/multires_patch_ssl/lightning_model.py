@@ -266,7 +266,9 @@ class MultiResPatchSSL(OneClassTraining, AnomalibModule):  # type: ignore[misc] 
         """Contrast patches of every size."""
         del args, kwargs
         if self.max_steps == 0:
-            return None
+            # An idle step. Lightning lets one process skip it, which a gradient scaler wants; several need a loss, and
+            # that of no parameter moves none.
+            return None if self.trainer.world_size == 1 else torch.zeros((), device=self.device, requires_grad=True)
         images = grey(cast("torch.Tensor", batch.image))
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, (1,))))
         total = images.new_zeros(())
