@@ -131,6 +131,12 @@ class OneClassTraining(Scoring, _Base):
             )
         accumulate = self.trainer.accumulate_grad_batches
         stream = StepDataset(dataset, mix_seed(self.seed, 1))
+        if len(dataset) < self.trainer.world_size:
+            msg = (
+                f"The training set has {len(dataset)} images for {self.trainer.world_size} processes, and each builds "
+                "a share of the reference bank: train with fewer processes (--trainer.devices) or more images."
+            )
+            raise ValueError(msg)
         sampler = StepSampler(
             stream,
             batch_size=datamodule.train_batch_size,

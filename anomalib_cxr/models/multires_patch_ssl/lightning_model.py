@@ -319,9 +319,10 @@ class MultiResPatchSSL(OneClassTraining, AnomalibModule):  # type: ignore[misc] 
             raise ValueError(msg)
         parts: list[list[torch.Tensor]] = [[] for _ in self.model.patch_sizes]
         for images in tqdm(self.pre_processed(loader), total=len(loader), desc="Reference bank", leave=False):
-            for part, features in zip(parts, self.model.features(images), strict=True):
-                part.append(features)
-        self.model.fit([self.gather_references(torch.cat(part)) for part in parts])
+            for index, features in enumerate(self.model.features(images)):
+                parts[index].append(features)
+        # Each list goes as soon as it is joined: all of them twice would not fit where the banks just do.
+        self.model.fit([self.gather_references(torch.cat(parts.pop(0))) for _ in self.model.patch_sizes])
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """LARS (by default) over encoders and heads, linear warm-up and cosine decay by the step."""
