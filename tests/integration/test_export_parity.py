@@ -39,6 +39,9 @@ MODELS: dict[str, Any] = {
         steps_per_epoch=2,
         seed=3,
     ),
+    "frozen": lambda: MultiResPatchSSL(
+        preset="best", backbone="resnet10t", pre_trained=False, image_size=SIDE, patch_sizes=(16,), seed=3
+    ),
 }
 
 #: Checkpoint, ONNX and OpenVINO file, each made from the checkpoint on disk, and the class of the model.
@@ -200,6 +203,7 @@ def compare(expected: dict[str, np.ndarray], images: np.ndarray, onnx_path: Path
         "anatpaste/zhanglab.yaml",
         "anatpaste/zhanglab_cpu.yaml",
         "multires_patch_ssl/quickstart.yaml",
+        "multires_patch_ssl/zhanglab_cpu.yaml",
         "multires_patch_ssl/zhanglab_frozen_crops.yaml",
         "multires_patch_ssl/zhanglab_frozen_map.yaml",
     ],
