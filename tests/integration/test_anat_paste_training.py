@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from anomalib.engine import Engine
 from lightning.pytorch import Callback
+from PIL import Image
 from tiny_radiographs import TinyRadiographs
 from torchvision.transforms import v2
 
+from anomalib_cxr.anatomy import lung_masks
+from anomalib_cxr.anatomy.lung_segmentation import segment_lungs_with_quality
 from anomalib_cxr.models import AnatPaste
 
 SMALL = {"image_size": 64, "max_steps": 8, "steps_per_epoch": 2, "num_workers": 0, "seed": 3, "backbone": "resnet10t"}
@@ -80,6 +84,39 @@ def test_bank_is_the_unaugmented_training_set_in_evaluation_mode(tmp_path: Path,
     with torch.no_grad():
         expected = torch.nn.functional.normalize(model.model.embed(images), dim=1)
     torch.testing.assert_close(model.model.density.references, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_lung_masks_are_kept_beside_cached_images_and_follow_the_files(tmp_path: Path, monkeypatch) -> None:
+    data = TinyRadiographs(tmp_path / "data", cache_dir=tmp_path / "cache", cache_size=64)
+    first, _ = _fit(tmp_path / "first", data, max_steps=2)
+    assert len(list((tmp_path / "cache" / "lung_masks").iterdir())) == 12
+
+    segmented = []
+
+    def recording(image: np.ndarray, method: str) -> tuple:
+        segmented.append(image)
+        return segment_lungs_with_quality(image, method)
+
+    monkeypatch.setattr(lung_masks, "segment_lungs_with_quality", recording)
+    second, _ = _fit(tmp_path / "second", data, max_steps=2)
+    assert segmented == []
+    assert np.array_equal(second.lung_masks.packed, first.lung_masks.packed)
+
+    changed = Path(data.train_data.samples.image_path[5])
+    with Image.open(changed) as film:
+        upper = film.transform(film.size, Image.Transform.AFFINE, (1, 0, 0, 0, 1, 8), fillcolor=191)
+    upper.save(changed)
+    third, _ = _fit(tmp_path / "third", data, max_steps=2)
+    assert len(segmented) == 1
+    differs = (third.lung_masks.packed != first.lung_masks.packed).any(axis=1)
+    assert [third.lung_masks.paths[row] for row in differs.nonzero()[0]] == [str(changed)]
+
+
+def test_without_a_cache_lung_masks_stay_in_memory(tmp_path: Path) -> None:
+    data = TinyRadiographs(tmp_path / "data")
+    model, _ = _fit(tmp_path / "run", data, max_steps=2)
+    assert len(model.lung_masks) == 12
+    assert not [path for path in tmp_path.rglob("*") if "lung_masks" in path.name or path.suffix == ".npz"]
 
 
 def test_printed_auroc_belongs_to_the_chosen_checkpoint(tmp_path: Path, tiny_root: Path) -> None:

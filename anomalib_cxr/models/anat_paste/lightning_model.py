@@ -21,6 +21,7 @@ from torchvision.transforms.v2 import Transform
 from anomalib_cxr.anatomy import LungMasks
 from anomalib_cxr.augmentations import build_pasting, jitter_intensity
 from anomalib_cxr.data.step_order import seeded
+from anomalib_cxr.imaging.cache import ImageCache
 from anomalib_cxr.models.anat_paste.sheets import save_training_sheets
 from anomalib_cxr.models.anat_paste.torch_model import AnatPasteModel
 from anomalib_cxr.models.one_class import OneClassTraining
@@ -62,7 +63,8 @@ class AnatPaste(OneClassTraining, AnomalibModule):  # type: ignore[misc]  # as i
         variant: Which pasting makes the anomalies.
         segmentation: Paste inside the lungs; ``False`` is the paper's ablation (anywhere). AnatPaste only.
         blur: Blur the blending mask; ``False`` is the paper's ablation. AnatPaste only.
-        lung_method: ``"shape"`` (ours) or ``"otsu"`` (the paper's Algorithm 1).
+        lung_method: ``"shape"`` (ours) or ``"otsu"`` (the paper's Algorithm 1). Where the datamodule has an image
+            cache, the masks are kept in its folder ``lung_masks`` for the next training.
         color_jitter: Brightness and contrast jitter of the whole image before pasting, ± this share (the published
             code's 0.1).
         backbone: Any timm model that ends in plain average pooling.
@@ -196,8 +198,13 @@ class AnatPaste(OneClassTraining, AnomalibModule):  # type: ignore[misc]  # as i
             msg = "AnatPaste keeps one lung mask an image, so its pre-processor needs a Resize to a fixed size."
             raise ValueError(msg)
         paths = [str(path) for path in train_data.samples.image_path]
+        image_cache: ImageCache | None = getattr(datamodule, "cache", None)  # Anomalib's datamodules have none
         self.lung_masks = LungMasks.compute(
-            paths, size=(size[0], size[1]), method=self.lung_method, num_workers=self.num_workers
+            paths,
+            size=(size[0], size[1]),
+            method=self.lung_method,
+            num_workers=self.num_workers,
+            cache_dir=image_cache.folder / "lung_masks" if image_cache else None,
         )
         logger.info(self.lung_masks.summary())
 
