@@ -230,6 +230,11 @@ class MultiResPatchSSL(OneClassTraining, AnomalibModule):  # type: ignore[misc] 
         ):
             if wrong:
                 raise ValueError(message)
+        if self.max_steps == 0 and not pre_trained and weights_path is None:
+            logger.warning(
+                "max_steps=0 without pre_trained and weights_path leaves the encoders of MultiResPatchSSL random: set "
+                "pre_trained=True or weights_path, or train them."
+            )
         self.views = SimCLRViews()
         self.loss = NTXentLoss(temperature)
         reach: list[int] = [patch_distance] if isinstance(patch_distance, int) else list(cast("Any", patch_distance))

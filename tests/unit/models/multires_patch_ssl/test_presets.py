@@ -1,6 +1,8 @@
 """Presets of MultiResPatchSSL: what they set, and that an argument wins over them."""
 
 import pytest
+import timm
+from safetensors.torch import save_file
 
 from anomalib_cxr.models import MultiResPatchSSL
 from anomalib_cxr.models.multires_patch_ssl.torch_model import PAPER_WEIGHTS
@@ -67,6 +69,16 @@ def test_an_argument_wins(preset: str) -> None:
 def test_untrained_features_of_whole_images_are_refused() -> None:
     with pytest.raises(ValueError, match="untrained encoders has nothing to go by"):
         MultiResPatchSSL(preset="best", pre_trained=False, max_steps=5)
+
+
+def test_random_encoders_that_stay_random_are_warned_of(tmp_path, caplog) -> None:
+    weights = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("resnet10t").state_dict(), weights)
+    for kept in ({"max_steps": 2}, {"max_steps": 0, "pre_trained": True}, {"max_steps": 0, "weights_path": weights}):
+        MultiResPatchSSL(backbone="resnet10t", **kept)
+        assert caplog.text == ""
+    MultiResPatchSSL(backbone="resnet10t", max_steps=0)
+    assert "leaves the encoders of MultiResPatchSSL random" in caplog.text
 
 
 def test_an_unknown_preset_is_refused() -> None:
