@@ -357,6 +357,7 @@ class MultiResPatchSSLModel(nn.Module):
             found = [bank(part)[0] for bank, part in zip(self.reference_banks(), features, strict=True)]
             return torch.cat([self.grid(i, image_size).spread(distances) for i, distances in enumerate(found)], dim=1)
 
+    @torch.no_grad()
     def nearest_references(self, image: Tensor) -> list[NearestReferences]:
         """Explain: which training patch each patch was compared with.
 
@@ -365,7 +366,16 @@ class MultiResPatchSSLModel(nn.Module):
 
         Returns:
             One entry for each patch size.
+
+        Raises:
+            RuntimeError: If the model is in training mode.
         """
+        if self.training:
+            msg = (
+                "MultiResPatchSSLModel is in training mode, in which nearest_references would compare other features "
+                "than those of the bank: call eval() first."
+            )
+            raise RuntimeError(msg)
         found = []
         for size, features, bank in zip(self.patch_sizes, self.features(image), self.reference_banks(), strict=True):
             distance, index = bank(features)

@@ -109,6 +109,16 @@ def test_a_changed_region_is_marked_and_its_neighbours_are_explained(fitted):
     assert small.distance[0, 1, 2] > 1e-2
 
 
+def test_explanations_carry_no_graph_and_want_evaluation_mode(fitted):
+    query = images(1, seed=6)
+    assert fitted.maps(query).requires_grad  # so the encoder would give one
+    assert not any(match.distance.requires_grad for match in fitted.nearest_references(query))
+    model = build()
+    model.load_state_dict(fitted.state_dict())
+    with pytest.raises(RuntimeError, match=r"is in training mode, .*: call eval\(\) first"):
+        model.train().nearest_references(query)
+
+
 @torch.no_grad()
 def test_three_channels_count_as_their_mean(fitted):
     coloured = torch.rand(2, 3, 48, 64)
