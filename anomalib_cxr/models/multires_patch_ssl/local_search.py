@@ -429,4 +429,6 @@ def top_q_mean(scores: Tensor, q: float) -> Tensor:
         msg = f"`q` is the part of the scores to average and must lie in (0, 1], got {q}."
         raise ValueError(msg)
     scores = scores.flatten(1)
+    if q == 1:
+        return scores.mean(1)  # nothing to leave out, so nothing to sort
     return scores.topk(max(1, round(q * scores.shape[1])), dim=1).values.mean(1)

@@ -297,5 +297,9 @@ def test_top_q_mean_averages_the_highest():
     assert top_q_mean(scores, 0.5).tolist() == [4.0]
     assert top_q_mean(scores, 0.01).tolist() == [5.0]
     assert top_q_mean(scores, 1.0).tolist() == [2.75]
+    many = torch.rand(3, 1, 40, 30, generator=torch.Generator().manual_seed(0)) - 0.5
+    descending = -np.sort(-many.double().numpy().reshape(3, -1), axis=1)
+    for q, kept in ((1, 1200), (1.0, 1200), (0.5, 600), (0.001, 1)):
+        np.testing.assert_allclose(top_q_mean(many, q).numpy(), descending[:, :kept].mean(1), rtol=1e-5, atol=1e-7)
     with pytest.raises(ValueError, match="must lie in"):
         top_q_mean(scores, 0)
