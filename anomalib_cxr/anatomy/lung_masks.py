@@ -164,12 +164,14 @@ class LungMasks:
         fallbacks = Counter(quality.fallback_used for quality in self.quality if quality.fallback_used)
         listed = ", ".join(f"{name} in {count}" for name, count in sorted(fallbacks.items())) or "none"
         two = np.mean([quality.components == 2 for quality in self.quality])
+        symmetry = np.array([quality.symmetry for quality in self.quality])
+        typical, lopsided = np.median(symmetry), (symmetry < 0.5).sum()
         border = sum(quality.border_contact for quality in self.quality)
         area = np.mean([quality.area_fraction for quality in self.quality])
         return (
             f"Lung masks of {len(self)} images at {self.size[0]}×{self.size[1]} by method '{self.method}': "
-            f"mean area {area:.1%} of the image, two components in {two:.1%}, {border} touch the border, "
-            f"fallbacks used: {listed}."
+            f"mean area {area:.1%} of the image, two components in {two:.1%}, median symmetry {typical:.2f} "
+            f"({lopsided} below 0.5), {border} touch the border, fallbacks used: {listed}."
         )
 
 

@@ -1,12 +1,15 @@
 import functools
 import logging
 import os
+import statistics
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import label
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
@@ -208,8 +211,14 @@ def test_summary_counts(paths, tmp_path):
     found = masks.lookup([*paths, blank])
     assert f"Lung masks of 6 images at 64×48 by method 'shape': mean area {found.float().mean():.1%}" in text
     assert "fallbacks used: prior in 1." in text
-    assert "two components in 100.0%, 0 touch the border" in text
+    areas = [sorted(np.bincount(label(mask[0])[0].ravel())[1:]) for mask in found.numpy()]
+    symmetry = statistics.median(smaller / larger for smaller, larger in areas)
+    assert f"two components in 100.0%, median symmetry {symmetry:.2f} (0 below 0.5), 0 touch the border" in text
     assert "fallbacks used: none" in compute(paths).summary()
+    lopsided = [
+        replace(quality, symmetry=s) for quality, s in zip(masks.quality, (0.9, 0.2, 0.5, 0.44, 1, 0), strict=True)
+    ]
+    assert "median symmetry 0.47 (3 below 0.5)" in replace(masks, quality=tuple(lopsided)).summary()
 
 
 @pytest.mark.parametrize(
