@@ -2,13 +2,18 @@
 
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from anomalib.data import Batch
 from anomalib.metrics import F1AdaptiveThreshold, MinMax
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 
-ThresholdRule = Literal["best_f1", "mid_range"]
+from anomalib_cxr.metrics.thresholds import normal_threshold, sensitivity_threshold
+
+ThresholdRule = Literal["best_f1", "mid_range", "sensitivity", "false_positive_rate"]
+
+_TARGETED = ("sensitivity", "false_positive_rate")
 
 #: Steepness of the squashing at the threshold; at 4 the normal half of the validation scores fills about 0.1 … 0.5.
 _STEEPNESS = 4.0
@@ -32,10 +37,15 @@ class RankPreservingPostProcessor(PostProcessor):
         image_sensitivity: As Anomalib's: predictions above ``1 − sensitivity`` are abnormal.
         pixel_sensitivity: The same for pixels.
         threshold_rule: ``"best_f1"``, which uses the labels, or ``"mid_range"``, half-way between the lowest and the
-            highest validation score: MultiResPatchSSL's "0.5 of the normalised score".
+            highest validation score: MultiResPatchSSL's "0.5 of the normalised score"; ``"sensitivity"``, the highest
+            one that finds the share ``threshold_target`` of the abnormal validation images; or
+            ``"false_positive_rate"``, from normal validation images alone, see
+            :func:`~anomalib_cxr.metrics.thresholds.normal_threshold`.
+        threshold_target: Sensitivity or false-positive rate, in (0, 1), where the rule asks for one.
 
     Raises:
-        ValueError: If ``pixel_quantile`` is not in (0, 1), or ``threshold_rule`` is unknown.
+        ValueError: If ``pixel_quantile`` is not in (0, 1), ``threshold_rule`` is unknown, ``threshold_target`` is
+            missing or of no use; during validation, if its images do not allow the target.
     """
 
     def __init__(
@@ -44,12 +54,19 @@ class RankPreservingPostProcessor(PostProcessor):
         image_sensitivity: float = 0.5,
         pixel_sensitivity: float = 0.5,
         threshold_rule: ThresholdRule = "best_f1",
+        threshold_target: float | None = None,
     ) -> None:
         if not 0.0 < pixel_quantile < 1.0:
             msg = f"pixel_quantile must lie between 0 and 1, not be {pixel_quantile}."
             raise ValueError(msg)
         if threshold_rule not in get_args(ThresholdRule):
             msg = f"threshold_rule must be one of {', '.join(get_args(ThresholdRule))}, not {threshold_rule!r}."
+            raise ValueError(msg)
+        if threshold_rule not in _TARGETED and threshold_target is not None:
+            msg = f"threshold_target has no meaning for threshold_rule={threshold_rule}: leave it out."
+            raise ValueError(msg)
+        if threshold_rule in _TARGETED and not 0.0 < (threshold_target or 0.0) < 1.0:
+            msg = f"threshold_rule={threshold_rule} needs a threshold_target between 0 and 1, not {threshold_target}."
             raise ValueError(msg)
         super().__init__(
             enable_threshold_matching=False,
@@ -58,6 +75,9 @@ class RankPreservingPostProcessor(PostProcessor):
         )
         self.pixel_quantile = pixel_quantile
         self.threshold_rule = threshold_rule
+        self.threshold_target = threshold_target
+        self._scores: list[torch.Tensor] = []
+        self._labels: list[torch.Tensor] = []
         self._normal_pixels: list[torch.Tensor] = []
         self._image_threshold_metric: F1AdaptiveThreshold
         self._image_min_max_metric: MinMax
@@ -65,7 +85,7 @@ class RankPreservingPostProcessor(PostProcessor):
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, "pixel_quantile", "threshold_rule")
+        return (*super()._checkpoint_config_keys, "pixel_quantile", "threshold_rule", "threshold_target")
 
     def on_validation_batch_end(  # type: ignore[override]  # as in Anomalib
         self, trainer: Trainer, pl_module: LightningModule, outputs: Batch, *args: Any, **kwargs: Any
@@ -74,6 +94,9 @@ class RankPreservingPostProcessor(PostProcessor):
         del trainer, pl_module, args, kwargs
         if outputs.gt_label is not None:
             self._image_threshold_metric.update(outputs)
+            if self.threshold_rule in _TARGETED:
+                self._scores.append(outputs.pred_score.detach().float().flatten().cpu())
+                self._labels.append(outputs.gt_label.flatten().cpu())
         self._image_min_max_metric.update(outputs)
         self._pixel_min_max_metric.update(outputs)
         if outputs.anomaly_map is not None:
@@ -98,6 +121,12 @@ class RankPreservingPostProcessor(PostProcessor):
                 metric.reset()
         if self.threshold_rule == "mid_range":
             self._image_threshold.copy_((self.image_min + self.image_max) / 2)
+        if self._scores:
+            scores, labels = torch.cat(self._scores), torch.cat(self._labels).bool()
+            self._scores, self._labels = [], []
+            if trainer.world_size > 1:
+                scores, labels = _gather_ragged(scores), _gather_ragged(labels)
+            self._image_threshold.fill_(self._targeted_threshold(scores.numpy(), labels.numpy()))
         pixels = torch.cat(self._normal_pixels) if self._normal_pixels else torch.empty(0)
         self._normal_pixels = []
         if trainer.world_size > 1:
@@ -106,6 +135,16 @@ class RankPreservingPostProcessor(PostProcessor):
             rank = min(len(pixels), int(self.pixel_quantile * len(pixels)) + 1)
             self._pixel_threshold.copy_(torch.kthvalue(pixels, rank).values)
         del pl_module
+
+    def _targeted_threshold(self, scores: np.ndarray, labels: np.ndarray) -> float:
+        """Threshold that a score must exceed: Anomalib decides by ``>``, our metrics by ``>=``."""
+        target = float(self.threshold_target or 0.0)
+        if self.threshold_rule == "sensitivity":
+            reached = sensitivity_threshold(scores, labels, target)
+        else:
+            reached = normal_threshold(scores[~labels], target)
+        below = scores[scores < reached]
+        return float(below.max()) if len(below) else float(scores.min() - max(1e-3 * np.ptp(scores), 1e-6))
 
     @staticmethod
     def _normalize(

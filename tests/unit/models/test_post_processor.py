@@ -8,6 +8,7 @@ import torch
 from anomalib.data import ImageBatch, InferenceBatch
 from sklearn.metrics import f1_score, roc_auc_score
 
+from anomalib_cxr.metrics import conformal_p_values
 from anomalib_cxr.models.post_processor import RankPreservingPostProcessor
 
 TRAINER = SimpleNamespace(world_size=1)
@@ -66,6 +67,40 @@ def test_half_is_the_best_f1_threshold(validation) -> None:
     # A prediction must exceed the threshold, which is itself one of the scores.
     assert f1_score(labels, out.pred_score >= 0.5) == pytest.approx(best)
     assert torch.equal(out.pred_label.bool(), out.pred_score > 0.5)
+
+
+@pytest.mark.parametrize("target", [0.05, 0.5, 0.9, 0.99])
+def test_a_target_sensitivity_is_just_reached(validation, target: float) -> None:
+    scores, labels, maps = validation
+    post = _fitted(scores, labels, maps, threshold_rule="sensitivity", threshold_target=target)
+    called = post(InferenceBatch(pred_score=scores, anomaly_map=maps)).pred_label.bool()
+    found = int((called & labels).sum())
+    assert found == next(n for n in range(1, 31) if n / 30 >= target), "the fewest that are enough"
+    assert not called[~labels & (scores < scores[labels & called].min())].any()
+
+
+@pytest.mark.parametrize("rate", [0.04, 0.1, 0.5])
+def test_a_target_false_positive_rate_comes_from_normal_images_alone(validation, rate: float) -> None:
+    scores, labels, maps = validation
+    post = _fitted(scores, labels, maps, threshold_rule="false_positive_rate", threshold_target=rate)
+    called = post(InferenceBatch(pred_score=scores, anomaly_map=maps)).pred_label.bool()
+    unusual = conformal_p_values(scores[~labels], scores[~labels])
+    # Among themselves each counts itself once more than a new image would.
+    assert called[~labels].tolist() == (unusual <= rate + 1 / 31).tolist()
+    other = torch.where(labels, scores + 7, scores)
+    again = _fitted(other, labels, maps, threshold_rule="false_positive_rate", threshold_target=rate)
+    kept = again(InferenceBatch(pred_score=scores, anomaly_map=maps)).pred_label.bool()
+    assert torch.equal(kept[~labels], called[~labels])
+
+
+def test_targets_that_mean_nothing_are_refused(validation) -> None:
+    for rule, target in (("sensitivity", None), ("false_positive_rate", 1.5)):
+        with pytest.raises(ValueError, match=f"threshold_rule={rule} needs a threshold_target between 0 and 1"):
+            RankPreservingPostProcessor(threshold_rule=rule, threshold_target=target)
+    with pytest.raises(ValueError, match="has no meaning for threshold_rule=best_f1"):
+        RankPreservingPostProcessor(threshold_target=0.9)
+    with pytest.raises(ValueError, match="needs scores of at least 99 normal images, there are 30"):
+        _fitted(*validation, threshold_rule="false_positive_rate", threshold_target=0.01)
 
 
 @pytest.mark.parametrize("quantile", [0.9, 0.98])
