@@ -60,18 +60,27 @@ def test_same_seed_same_bits_other_seed_other_weights(tmp_path: Path, tiny_root:
     assert _difference(first.state_dict(), other.state_dict()) > 1e-3
 
 
-@pytest.mark.parametrize("augmentation", [None, v2.ColorJitter(brightness=0.3)])
-def test_resumed_run_equals_unbroken(tmp_path: Path, tiny_root: Path, augmentation: v2.Transform | None) -> None:
+@pytest.mark.parametrize("checkpoint", ["last", "best"])
+@pytest.mark.parametrize("augmentation", [None, v2.ColorJitter(brightness=0.3)], ids=["plain", "augmented"])
+def test_resumed_run_equals_unbroken(
+    tmp_path: Path, tiny_root: Path, augmentation: v2.Transform | None, checkpoint: str
+) -> None:
     data = lambda: TinyRadiographs(tiny_root, train_augmentations=augmentation)  # noqa: E731
-    unbroken, _ = _fit(tmp_path / "unbroken", data(), checkpoint="last")
-    stopped = AnatPaste(**SMALL, checkpoint="last")
+    options = {"checkpoint": checkpoint, "seed": 1}  # a seed whose plain run is best after it was resumed
+    unbroken, _ = _fit(tmp_path / "unbroken", data(), **options)
+    stopped = AnatPaste(**(SMALL | options))
     with pytest.raises(BaseException):  # noqa: B017 - Lightning turns the interrupt into an exit
         _engine(tmp_path / "stopped", callbacks=[_StopAt(2)]).fit(stopped, datamodule=data())
-    resumed, engine = _fit(
-        tmp_path / "resumed", data(), ckpt_path=_weights(tmp_path / "stopped") / "model.ckpt", checkpoint="last"
-    )
+    half = _weights(tmp_path / "stopped") / "model.ckpt"
+    assert torch.load(half, weights_only=True)["global_step"] == 4
+    resumed, engine = _fit(tmp_path / "resumed", data(), ckpt_path=half, **options)
     assert engine.trainer.global_step == 8
     assert _difference(unbroken.state_dict(), resumed.state_dict()) < 1e-6
+    assert unbroken._choice.best_step == resumed._choice.best_step
+    final = "last.ckpt" if checkpoint == "best" else "model.ckpt"
+    a, b = (torch.load(_weights(tmp_path / run) / final, weights_only=True) for run in ("unbroken", "resumed"))
+    assert a["global_step"] == b["global_step"] == 8
+    assert _difference(a["state_dict"], b["state_dict"]) < 1e-6
 
 
 def test_bank_is_the_unaugmented_training_set_in_evaluation_mode(tmp_path: Path, tiny_root: Path) -> None:
@@ -140,6 +149,17 @@ def test_printed_auroc_belongs_to_the_chosen_checkpoint(tmp_path: Path, tiny_roo
     assert again == pytest.approx(printed)
     assert _difference(fresh.state_dict(), model.state_dict()) == 0
     assert torch.load(weights / "last.ckpt", weights_only=True)["global_step"] == 8
+
+
+def test_held_out_normals_are_hardly_marked(tmp_path: Path, tiny_root: Path) -> None:
+    model, engine = AnatPaste(**SMALL), _engine(tmp_path)
+    data = TinyRadiographs(tiny_root)  # labels only, no masks
+    engine.fit(model, datamodule=data)
+    batches = engine.predict(model, datamodule=data)  # of the test images
+    masks, labels = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("pred_mask", "gt_label"))
+    assert (len(labels), int(labels.sum())) == (24, 12)
+    assert masks[~labels.bool()].float().mean() < 0.2
+    assert masks[labels.bool()].any()
 
 
 def test_validation_without_abnormal_images_keeps_the_last(tmp_path: Path, tiny_root: Path, caplog) -> None:

@@ -79,6 +79,16 @@ def test_training_moves_every_encoder_and_frozen_none(tmp_path: Path, tiny_root:
     assert all(bank.search.is_fitted for bank in frozen.model.banks)
 
 
+def test_held_out_normals_are_hardly_marked(tmp_path: Path, tiny_root: Path) -> None:
+    data = TinyRadiographs(tiny_root)  # labels only, no masks
+    model, engine = _fit(tmp_path, data)
+    batches = engine.predict(model, datamodule=data)  # of the test images
+    masks, labels = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("pred_mask", "gt_label"))
+    assert (len(labels), int(labels.sum())) == (24, 12)
+    assert masks[~labels.bool()].float().mean() < 0.2
+    assert masks[labels.bool()].any()
+
+
 def test_faults_name_themselves(tmp_path: Path, tiny_root: Path) -> None:
     with pytest.raises(RuntimeError, match=r"The loss of size 16 is nan at step \d+"):
         _fit(tmp_path, TinyRadiographs(tiny_root), learning_rate=1e30, optimizer="sgd", warmup_steps=0)
