@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,24 @@ def test_nothing_is_imported_at_start_up_and_a_broken_plugin_only_warns(tmp_path
     done = _run(sys.executable, "-W", "default", "-c", "import anomalib.models; print('alive')", cwd=tmp_path)
     assert done.stdout.strip().endswith("alive")
     assert "could not register with anomalib.models (RuntimeError: broken on purpose)" in done.stderr.replace("\n", "")
+
+
+def test_the_start_up_line_takes_under_a_millisecond(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = REPOSITORY / "anomalib_cxr" / "_startup"
+    line = compile((folder / "anomalib_cxr.pth").read_text(), "anomalib_cxr.pth", "exec")
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delenv("ANOMALIB_CXR_PLUGIN", raising=False)
+    finders = sys.meta_path
+    seconds = []
+    for _ in range(300):
+        monkeypatch.delitem(sys.modules, "_anomalib_cxr_hook", raising=False)
+        monkeypatch.setattr(sys, "meta_path", list(finders))
+        start = time.perf_counter()
+        exec(line, {})
+        seconds.append(time.perf_counter() - start)
+        assert Path(sys.modules["_anomalib_cxr_hook"].__file__).parent == folder
+        assert len(sys.meta_path) == len(finders) + 1
+    assert min(seconds) < 1e-3  # the shortest: whatever else the machine does can only lengthen the others
 
 
 @pytest.fixture(scope="module")
