@@ -206,6 +206,7 @@ def compare(expected: dict[str, np.ndarray], images: np.ndarray, onnx_path: Path
         "multires_patch_ssl/zhanglab_cpu.yaml",
         "multires_patch_ssl/zhanglab_frozen_crops.yaml",
         "multires_patch_ssl/zhanglab_frozen_map.yaml",
+        "multires_patch_ssl/zhanglab_best.yaml",
     ],
 )
 def test_shipped_configs(config: str, tmp_path: Path) -> None:

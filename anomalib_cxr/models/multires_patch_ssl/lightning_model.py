@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 _PUBLISHED: dict[str, Any] = {
     "pre_trained": False,
     "features": "crops",
+    "layers": (-2, -1),
     "patch_distance": 1,
     "distance": "mahalanobis",
     "score": "max",
@@ -66,6 +67,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "best": {
         "pre_trained": True,
         "features": "map",
+        "layers": (-2,),
         "patch_distance": 1,
         "distance": "whitened_cosine",
         "score": "top_q",
@@ -104,8 +106,8 @@ class MultiResPatchSSL(OneClassTraining, AnomalibModule):  # type: ignore[misc] 
         preset: ``"laptop"`` (256² input, patches of W/16 … W/2 at 32 px, ResNet-18, PCA to 64, 60 steps; ours),
             ``"paper"`` (2048², ResNet-50, 256 patches a step), or ``"best"`` (ours: what ranks ZhangLab's validation
             images best; nothing is trained). ``"best"`` differs from the paper in all of this: frozen ImageNet
-            features of EfficientNet-lite0 instead of SimCLR, the cells of one feature map of the whole image at 256²
-            instead of cut-out patches, one size of 32 px, whitened cosine instead of Mahalanobis distance, and the mean
+            features of EfficientNet-lite0 instead of SimCLR, the cells of the last feature map but one of the whole
+            image at 256² instead of cut-out patches, one size of 32 px, whitened cosine instead of Mahalanobis distance, and the mean
             of the whole map as score instead of its highest pixel. The arguments whose default is None override it.
         image_size: Side of the square model input in pixels.
         patch_sizes: Patch sides in pixels of the model's input.
@@ -116,7 +118,7 @@ class MultiResPatchSSL(OneClassTraining, AnomalibModule):  # type: ignore[misc] 
         shared_encoder: One encoder for all sizes (ours).
         encoder_size: Side to which patches are resized before the encoder; 0 takes them as cut.
         features: ``"crops"`` (paper) or ``"map"`` (ours): cells of one whole-image feature map.
-        layers: Levels of the feature map for ``"map"``.
+        layers: Levels of the feature map for ``"map"``; None as the preset says, otherwise the last two.
         patch_distance: Patch distance d, one for all sizes or one each; -1 searches the whole grid.
         distance: ``"euclidean"``, ``"manhattan"``, ``"cosine"`` or ``"mahalanobis"`` (paper), or ``"whitened_cosine"``
             (ours), best on frozen ImageNet features.
@@ -163,7 +165,7 @@ class MultiResPatchSSL(OneClassTraining, AnomalibModule):  # type: ignore[misc] 
         shared_encoder: bool = False,
         encoder_size: int | None = None,
         features: Features | None = None,
-        layers: Sequence[int] = (-2, -1),
+        layers: Sequence[int] | None = None,
         patch_distance: int | Sequence[int] | None = None,
         distance: Distance | None = None,
         weights: Sequence[float] | None = None,
@@ -249,7 +251,7 @@ class MultiResPatchSSL(OneClassTraining, AnomalibModule):  # type: ignore[misc] 
                 shared_encoder=shared_encoder,
                 encoder_size=chosen("encoder_size", encoder_size) or None,
                 features=cast("Features", features),
-                layers=layers,
+                layers=chosen("layers", layers),
                 patch_distance=reaches[0] if len(reaches) == 1 else reaches,
                 distance=chosen("distance", distance),
                 weights=(1.0,) * len(sizes) if weights is None and preset == "laptop" else weights,

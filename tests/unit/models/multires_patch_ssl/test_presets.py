@@ -21,6 +21,7 @@ def settings(**arguments):
         "sizes": network.patch_sizes,
         "weights": network.weights,
         "features": network.feature_kind,
+        "layers": network.encoder(0).layers,
         "distance": bank.search.distance,
         "reach": bank.search.patch_distance,
         "dim": bank.feature_dim,
@@ -34,6 +35,7 @@ def test_best_is_frozen_features_of_the_whole_image_by_whitened_cosine() -> None
         "sizes": (32,),
         "weights": (1.0,),
         "features": "map",
+        "layers": [3],  # of EfficientNet's 0 … 4
         "distance": "whitened_cosine",
         "reach": 1,
         "dim": None,
