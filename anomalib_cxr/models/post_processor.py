@@ -94,7 +94,7 @@ class RankPreservingPostProcessor(PostProcessor):
         del trainer, pl_module, args, kwargs
         if outputs.gt_label is not None:
             self._image_threshold_metric.update(outputs)
-            if self.threshold_rule in _TARGETED:
+            if self.threshold_rule in _TARGETED and outputs.pred_score is not None:
                 self._scores.append(outputs.pred_score.detach().float().flatten().cpu())
                 self._labels.append(outputs.gt_label.flatten().cpu())
         self._image_min_max_metric.update(outputs)

@@ -52,7 +52,7 @@ class Scoring(DeployableExport, _Base):
         """Resize only, exported as it is: intensities are normalised inside the model."""
         return ExactResizePreProcessor(transform=Resize(image_size or (256, 256), antialias=True))
 
-    def setup(self, stage: str | None = None) -> None:
+    def setup(self, stage: str) -> None:
         """Set up, and have every run write what it predicts, also on data that are not ours.
 
         Args:

@@ -107,8 +107,9 @@ class MultiResPatchSSL(OneClassTraining, AnomalibModule):  # type: ignore[misc] 
             ``"paper"`` (2048², ResNet-50, 256 patches a step), or ``"best"`` (ours: what ranks ZhangLab's validation
             images best; nothing is trained). ``"best"`` differs from the paper in all of this: frozen ImageNet
             features of EfficientNet-lite0 instead of SimCLR, the cells of the last feature map but one of the whole
-            image at 256² instead of cut-out patches, one size of 32 px, whitened cosine instead of Mahalanobis distance, and the mean
-            of the whole map as score instead of its highest pixel. The arguments whose default is None override it.
+            image at 256² instead of cut-out patches, one size of 32 px, whitened cosine instead of Mahalanobis
+            distance, and the mean of the whole map as score instead of its highest pixel. The arguments whose default
+            is None override it.
         image_size: Side of the square model input in pixels.
         patch_sizes: Patch sides in pixels of the model's input.
         strides: Stride of each size, or one for all; None takes the size itself.
