@@ -1,79 +1,26 @@
 """The inferencer: numbers, folders, pictures, DICOM, and nothing heavy imported."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
+import tracemalloc
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from drawn_films import PATIENT, ramp, write_dicom, write_png
 from exported_by_hand import SIDE, metadata, write_onnx
-from PIL import Image
-from pydicom import Dataset, dcmread
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom import dcmread
+from pydicom.uid import generate_uid
 
-from anomalib_cxr.deploy import ExportedDetector, overlay, predict_folder
+from anomalib_cxr.deploy import ExportedDetector, Thresholds, overlay, predict_folder
 from anomalib_cxr.deploy.__main__ import main
 from anomalib_cxr.deploy.detector import Prediction
 from anomalib_cxr.imaging import read_radiograph
-
-PATIENT = {
-    "SpecificCharacterSet": "ISO_IR 100",
-    "PatientName": "Müller^Jürgen",
-    "PatientID": "4711",
-    "PatientBirthDate": "19500102",
-    "PatientSex": "M",
-    "AccessionNumber": "A-17",
-    "StudyID": "S1",
-    "StudyDate": "20240203",
-    "StudyTime": "101112",
-    "ReferringPhysicianName": "Curie^Marie",
-}
-
-
-def ramp(height: int, width: int, low: float, high: float) -> np.ndarray:
-    return np.linspace(low, high, height * width, dtype=np.float32).reshape(height, width)
-
-
-def write_png(path: Path, image: np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.rint(image * 65535).astype(np.uint16)).save(path)
-    return path
-
-
-def write_dicom(path: Path, image: np.ndarray, **changes: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = Dataset()
-    for keyword, value in (
-        PATIENT
-        | {
-            "StudyInstanceUID": generate_uid(),
-            "SeriesInstanceUID": generate_uid(),
-            "SOPInstanceUID": generate_uid(),
-            "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1",
-            "Modality": "DX",
-            "PatientOrientation": ["L", "F"],
-            "PhotometricInterpretation": "MONOCHROME2",
-            "Rows": image.shape[0],
-            "Columns": image.shape[1],
-            "BitsAllocated": 16,
-            "BitsStored": 12,
-            "HighBit": 11,
-            "SamplesPerPixel": 1,
-            "PixelRepresentation": 0,
-            "PixelData": np.rint(image * 4095).astype("<u2").tobytes(),
-        }
-        | changes
-    ).items():
-        if value is not None:
-            setattr(data, keyword, value)
-    data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data.save_as(path, enforce_file_format=True) if changes.get("SOPInstanceUID", 1) else data.save_as(path)
-    return path
 
 
 @pytest.fixture
@@ -102,7 +49,7 @@ def test_scores_maps_and_decisions(kind: str, batch_size: int, request: pytest.F
 
 
 def test_openvino_takes_onnx_too_and_a_graph_of_fixed_size_is_fed_its_size(tmp_path: Path) -> None:
-    path = write_onnx(tmp_path, size=(24, 40))
+    path = write_onnx(tmp_path, size=(24, 40), described=metadata(input_size=[24, 40]))
     for runtime in (None, "openvino"):
         (found,) = ExportedDetector(path, runtime=runtime, threads=1).predict([ramp(100, 90, 0, 1)])
         assert found.heat_map.shape == (24, 40)
@@ -136,7 +83,7 @@ def test_files_are_read_a_batch_at_a_time(onnx_model: Path, tmp_path: Path) -> N
 def test_folder_becomes_table_pictures_and_list_of_failures(onnx_model: Path, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = predict_folder(ExportedDetector(onnx_model, batch_size=2), folder, out, ("png", "dicom"), progress=False)
-    assert done == (4, 2, 1, 1, 2)
+    assert done == (4, 2, 1, 1, 2, 0)
     with (out / "predictions.csv").open() as file:
         rows = {row["image"]: row for row in csv.DictReader(file)}
     assert sorted(rows) == ["dark.png", "ward/bright.png", "ward/one.dcm", "ward/two.dcm"]
@@ -202,6 +149,59 @@ def test_dicom_without_identifiers_is_scored_but_not_filed(
     assert "has no StudyInstanceUID" in caplog.text
 
 
+@pytest.mark.parametrize("offset", ["+1300", "-1130", "+0000"])
+def test_times_of_a_capture_are_in_the_zone_of_its_film(onnx_model: Path, tmp_path: Path, offset: str) -> None:
+    write_dicom(tmp_path / "films" / "a.dcm", ramp(40, 40, 0, 1), TimezoneOffsetFromUTC=offset)
+    predict_folder(ExportedDetector(onnx_model), tmp_path / "films", tmp_path / "out", ["dicom"], progress=False)
+    capture = dcmread(tmp_path / "out" / "secondary_captures" / "a.dcm.dcm")
+    assert capture.TimezoneOffsetFromUTC == offset
+    sign = -1 if offset[0] == "-" else 1
+    expected = datetime.now(timezone.utc) + sign * timedelta(hours=int(offset[1:3]), minutes=int(offset[3:]))
+    for stated in (
+        capture.ContentDate + capture.ContentTime,
+        capture.InstanceCreationDate + capture.InstanceCreationTime,
+    ):
+        found = datetime.strptime(stated, "%Y%m%d%H%M%S").replace(tzinfo=timezone.utc)
+        assert abs(found - expected) < timedelta(minutes=2)
+
+
+def test_a_zone_that_is_none_is_not_copied(onnx_model: Path, tmp_path: Path) -> None:
+    write_dicom(tmp_path / "films" / "a.dcm", ramp(40, 40, 0, 1), TimezoneOffsetFromUTC="CET")
+    predict_folder(ExportedDetector(onnx_model), tmp_path / "films", tmp_path / "out", ["dicom"], progress=False)
+    assert "TimezoneOffsetFromUTC" not in dcmread(tmp_path / "out" / "secondary_captures" / "a.dcm.dcm")
+
+
+def test_another_sensitivity_is_what_the_table_and_the_pictures_go_by(tmp_path: Path) -> None:
+    described = metadata(decision={"image": 0.3, "pixel": 0.2})
+    detector = ExportedDetector(write_onnx(tmp_path / "model", described=described, threshold=0.3))
+    assert detector.thresholds == (0.3, 0.2)
+    write_png(tmp_path / "films" / "a.png", np.full((600, 600), 0.4, np.float32))
+    predict_folder(detector, tmp_path / "films", tmp_path / "out", progress=False)
+    with (tmp_path / "out" / "predictions.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["threshold"], row["decision"]) == ("0.3", "abnormal")
+    # At 0.4 a map is a quarter of the way from its threshold to 1: coloured, where it would be faint at 0.5.
+    picture = cv2.imread(str(tmp_path / "out" / row["heat_map"]))[..., ::-1]
+    same = overlay(
+        read_radiograph(tmp_path / "films" / "a.png"),
+        Prediction(0.4, True, np.full((SIDE, SIDE), 0.625, np.float32), np.ones((SIDE, SIDE), bool)),
+        "MeanBrightness",
+    )
+    np.testing.assert_allclose(picture[:600].astype(int), same[:600], atol=1)
+    assert (picture[600:] != same[600:]).any()  # the line below states the threshold
+
+
+@pytest.mark.parametrize("pixel", [0.0, 0.3, 0.5, 1.0])
+def test_colour_begins_at_the_threshold(pixel: float) -> None:
+    image = np.full((8, 8), 0.5, np.float32)
+    heat = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    picture = overlay(image, Prediction(0.7, True, heat, heat > pixel), "X", Thresholds(0.5, pixel))[:8].astype(int)
+    colour = np.ptp(picture, axis=2)
+    assert (colour[heat < 0.7 * pixel] == 0).all()
+    plain = overlay(image, Prediction(0.7, True, heat, heat > pixel), "X")[:8].astype(int)
+    assert (picture == plain).all() == (pixel == 0.5)
+
+
 def test_overlay_shows_where() -> None:
     heat = np.zeros((16, 16), np.float32)
     heat[4:8, 8:12] = 0.9
@@ -247,6 +247,48 @@ def test_command(onnx_model: Path, folder: Path, tmp_path: Path, capsys: pytest.
 
 
 HEAVY = ("torch", "torchvision", "lightning", "anomalib", "timm", "kornia", "pandas", "scipy", "sklearn", "skimage")
+
+
+def test_import_is_quick_and_brings_nothing_heavy() -> None:
+    script = """
+import json, sys, time
+start = time.process_time()
+import anomalib_cxr.deploy
+print(json.dumps([time.process_time() - start, sorted(sys.modules)]))
+"""
+    runs = [
+        json.loads(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+        for _ in range(3)
+    ]
+    loaded = {name.split(".")[0] for name in runs[0][1]}
+    assert loaded >= {"numpy", "cv2"}
+    assert not loaded & {*HEAVY, "onnx", "onnxruntime", "openvino", "pydicom"}
+    # Processor time of this import alone, which other work on the machine hardly changes.
+    assert min(seconds for seconds, _ in runs) < 1.0
+
+
+def test_memory_does_not_grow_with_the_number_of_films(onnx_model: Path, tmp_path: Path) -> None:
+    film = write_png(tmp_path / "film.png", ramp(256, 256, 0.1, 0.9))
+    detector = ExportedDetector(onnx_model, threads=1, batch_size=2)
+
+    def peak(count: int) -> int:
+        folder = tmp_path / f"films_{count}"
+        folder.mkdir()
+        for i in range(count):
+            (folder / f"{i}.png").hardlink_to(film)
+        tracemalloc.start()
+        try:
+            done = predict_folder(detector, folder, tmp_path / f"out_{count}", progress=False)
+            assert done.images == count
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(2)  # what is loaded on first use
+    one_film = 256 * 256 * 4
+    few, many = peak(20), peak(200)
+    assert few > 2 * one_film  # arrays are seen
+    assert many - few < 2 * one_film
 
 
 @pytest.mark.parametrize("kind", ["onnx_model", "openvino_model"])
