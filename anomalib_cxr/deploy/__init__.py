@@ -1,6 +1,6 @@
 """Exported models at work: files in, scores and heat maps out, without torch, Lightning or Anomalib."""
 
-from anomalib_cxr.deploy.detector import ExportedDetector, FilePrediction, Prediction
+from anomalib_cxr.deploy.detector import ExportedDetector, FilePrediction, Prediction, Thresholds
 from anomalib_cxr.deploy.folder import Summary, predict_folder
 from anomalib_cxr.deploy.metadata import ExportedModelError, read_metadata
 from anomalib_cxr.deploy.overlay import overlay
@@ -11,6 +11,7 @@ __all__ = [
     "FilePrediction",
     "Prediction",
     "Summary",
+    "Thresholds",
     "overlay",
     "predict_folder",
     "read_metadata",

@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command line without the program's name; None takes that of the process.
 
     Returns:
-        0; 1 if files could not be read; 2 if nothing could be done.
+        0; 1 if a file could not be read, scored or drawn; 2 if nothing could be done.
     """
     parser = argparse.ArgumentParser(
         prog="anomalib-cxr-infer",
@@ -50,8 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{done.images} images scored, {done.abnormal} judged abnormal; results in {chosen.output}")
     if "dicom" in chosen.pictures and done.without_capture:
         print(f"{done.without_capture} images got no Secondary Capture: they are no DICOM, or lack identifiers")
+    if done.own_captures:
+        print(f"{done.own_captures} files are Secondary Captures of an earlier run and were left out")
     if done.unreadable:
-        print(f"{done.unreadable} files could not be read: see {chosen.output}/{UNREADABLE}", file=sys.stderr)
+        print(
+            f"{done.unreadable} files could not be read, scored or drawn: see {chosen.output}/{UNREADABLE}",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

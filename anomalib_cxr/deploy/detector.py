@@ -9,10 +9,22 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from anomalib_cxr.deploy.metadata import ExportedModelError, read_metadata
+from anomalib_cxr.deploy.metadata import EXACT_RESIZE, ExportedModelError, read_metadata
 from anomalib_cxr.deploy.resize import antialiased_resize
 from anomalib_cxr.deploy.runtimes import Precision, Runtime, open_session
 from anomalib_cxr.imaging import RadiographError, read_radiograph
+
+
+class Thresholds(NamedTuple):
+    """Normalised values above which something is abnormal: 0.5, unless the model was given another sensitivity.
+
+    Attributes:
+        image: For scores, in [0, 1].
+        pixel: For heat maps, in [0, 1].
+    """
+
+    image: float = 0.5
+    pixel: float = 0.5
 
 
 class Prediction(NamedTuple):
@@ -20,9 +32,9 @@ class Prediction(NamedTuple):
 
     Attributes:
         score: Normalised score in (0, 1); 0.5 is the threshold found in training.
-        abnormal: Decision.
-        heat_map: (h, w) float32 in (0, 1) at the model's input size; 0.5 is the pixel threshold.
-        mask: (h, w) bool: pixels above their threshold.
+        abnormal: Decision: whether the score is above the image threshold of :class:`Thresholds`.
+        heat_map: (h, w) float32 in (0, 1) at the model's input size; 0.5 is the pixel threshold found in training.
+        mask: (h, w) bool: pixels above the pixel threshold of :class:`Thresholds`.
     """
 
     score: float
@@ -37,7 +49,7 @@ class FilePrediction(NamedTuple):
     Attributes:
         path: File.
         image: (H, W) brightness as read, or None if it could not be.
-        prediction: None if the file could not be read.
+        prediction: None if the file could not be read or scored.
         error: Why, or None.
     """
 
@@ -60,6 +72,7 @@ class ExportedDetector:
 
     Attributes:
         metadata: See :func:`read_metadata`.
+        thresholds: What scores and maps are compared with.
 
     Raises:
         ExportedModelError: If the model cannot be used; the message says why.
@@ -87,9 +100,22 @@ class ExportedDetector:
         if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
             msg = f"The metadata of {path} states no input size ({size}): export a model whose pre-processor resizes."
             raise ExportedModelError(msg)
+        if self.metadata["pre_processing"] != EXACT_RESIZE:
+            msg = (
+                f"{path} was exported with the pre-processing {self.metadata['pre_processing']}, where this inferencer "
+                "can only resize: train a model with the default pre-processor."
+            )
+            raise ExportedModelError(msg)
         self.batch_size = batch_size
-        self._session = open_session(Path(path), runtime, threads, precision, (size[0], size[1]), batch_size)
-        self._size = self._session.size or (size[0], size[1])
+        self.thresholds = Thresholds(self.metadata["decision"]["image"], self.metadata["decision"]["pixel"])
+        self._size = (size[0], size[1])
+        self._session = open_session(Path(path), runtime, threads, precision, self._size, batch_size)
+        if any(fixed not in {None, side} for fixed, side in zip(self._session.size, self._size, strict=True)):
+            msg = (
+                f"The graph of {path} takes images of {self._session.size} only, where its metadata states {size}: "
+                "export the model again without an input size."
+            )
+            raise ExportedModelError(msg)
         missing = set(self.metadata["outputs"]) - set(self._session.outputs)
         if missing:
             msg = f"{path} lacks the outputs {sorted(missing)} that its metadata states: export the model again."
@@ -105,8 +131,16 @@ class ExportedDetector:
             One prediction an image.
 
         Raises:
-            ValueError: If an image is not (H, W) and finite.
+            ValueError: If an image is not (H, W) and finite, or the model's answer is not finite.
         """
+        predictions = self._run(images)
+        for number, prediction in enumerate(predictions):
+            if fault := _fault(prediction):
+                msg = f"Image {number} cannot be scored: {fault}."
+                raise ValueError(msg)
+        return predictions
+
+    def _run(self, images: Sequence[npt.NDArray[np.float32]]) -> list[Prediction]:
         for image in images:
             if image.ndim != 2 or not np.isfinite(image).all():
                 msg = f"An image must be a finite (H, W) array, got {image.shape}."
@@ -128,7 +162,7 @@ class ExportedDetector:
         return predictions
 
     def predict_files(self, paths: Iterable[str | os.PathLike[str]]) -> Iterator[FilePrediction]:
-        """Score files one batch at a time; an unreadable file is reported, not raised.
+        """Score files one batch at a time; a file that cannot be read or scored is reported, not raised.
 
         Args:
             paths: Files for :func:`read_radiograph`; may be endless, no more than a batch is held.
@@ -139,9 +173,19 @@ class ExportedDetector:
         remaining = iter(paths)
         while part := [Path(path) for path in islice(remaining, self.batch_size)]:
             read = [_read(path) for path in part]
-            found = iter(self.predict([image for image, _ in read if image is not None]))
+            found = iter(self._run([image for image, _ in read if image is not None]))
             for path, (image, error) in zip(part, read, strict=True):
-                yield FilePrediction(path, image, None if image is None else next(found), error)
+                prediction = None if image is None else next(found)
+                if prediction is not None and (fault := _fault(prediction)):
+                    prediction, error = None, f"{path} cannot be scored: {fault}"
+                yield FilePrediction(path, image, prediction, error)
+
+
+def _fault(prediction: Prediction) -> str | None:
+    """Why a prediction is none: compared with a threshold, NaN would come out as normal."""
+    if np.isfinite(prediction.score) and np.isfinite(prediction.heat_map).all():
+        return None
+    return "the model's score or heat map is not finite"
 
 
 def _read(path: Path) -> tuple[npt.NDArray[np.float32] | None, str | None]:

@@ -2,17 +2,21 @@
 
 import csv
 import logging
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
 from anomalib_cxr import __version__
 from anomalib_cxr.deploy.detector import ExportedDetector, FilePrediction
 from anomalib_cxr.deploy.overlay import overlay, save_png
-from anomalib_cxr.deploy.secondary_capture import new_run, secondary_capture
+from anomalib_cxr.deploy.secondary_capture import is_own_capture, new_run, secondary_capture
 from anomalib_cxr.imaging import DICOM_SUFFIXES, is_radiograph
 from anomalib_cxr.imaging.dicom import is_dicom
 
@@ -29,9 +33,11 @@ class Summary(NamedTuple):
     Attributes:
         images: Images scored.
         abnormal: Of these, judged abnormal.
-        unreadable: Files that could not be read.
+        unreadable: Rows of ``unreadable.csv``: files that could not be read or scored, images whose pictures could
+            not be made, and folders that could not be opened.
         ignored: Files that are no radiographs by their name.
         without_capture: Images for which no Secondary Capture was written though one was asked for.
+        own_captures: Secondary Captures of an earlier run, left out.
     """
 
     images: int
@@ -39,6 +45,7 @@ class Summary(NamedTuple):
     unreadable: int
     ignored: int
     without_capture: int
+    own_captures: int
 
 
 def predict_folder(
@@ -50,12 +57,15 @@ def predict_folder(
 ) -> Summary:
     """Score all radiographs of a folder, and write a table and pictures.
 
-    One batch is in memory at a time, and each row is written when it is known, so that a run that is cut off leaves
-    what it has done. Files that cannot be read are left out of the table and listed in ``unreadable.csv`` with the
-    reason.
+    One batch is in memory at a time, and each row of both tables is on disk when it is known, so that a run that is
+    cut off leaves what it has done. Nothing that is wrong with one file ends the run. File names that are no UTF-8
+    stand in the tables as they are on disk. Secondary Captures of this package are no radiographs and are left out.
 
-    - ``predictions.csv``: ``image`` (path below the folder), ``score`` (0.5 is the threshold), ``decision``
-      (normal, abnormal), ``heat_map``, ``secondary_capture`` (paths below the output folder, or empty).
+    - ``predictions.csv``: ``image`` (path below the folder), ``score``, ``threshold`` (of the normalised score: 0.5,
+      unless the model was given another sensitivity), ``decision`` (normal, abnormal), ``heat_map``,
+      ``secondary_capture`` (paths below the output folder, or empty).
+    - ``unreadable.csv``: ``image`` and ``reason``, of files that cannot be read or scored, which are not in the other
+      table, and of those whose pictures cannot be made, which are.
     - ``heat_maps/``: PNG overlays under the names of the images.
     - ``secondary_captures/``: DICOM Secondary Captures of the images that are DICOM themselves.
 
@@ -76,7 +86,7 @@ def predict_folder(
         ImportError: If Secondary Captures are asked for and pydicom is not installed.
     """
     source, output = Path(source), Path(output)
-    paths, ignored = _find(source)
+    paths, ignored, closed = _find(source)
     if ignored:
         logger.info("%d files below %s are no radiographs by their name and are left out.", ignored, source)
     if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
@@ -91,28 +101,53 @@ def predict_folder(
         raise ImportError(msg)
     root = source if source.is_dir() else source.parent
     draw = _Draw(detector, root, output, pictures)
-    images = abnormal = without_capture = 0
-    failed: list[tuple[str, str]] = []
+    threshold = f"{detector.thresholds.image:.7g}"
+    images = abnormal = without_capture = unreadable = own_captures = 0
+
+    def films() -> Iterator[Path]:
+        nonlocal own_captures
+        for path in tqdm(paths, unit="image", disable=not progress):
+            if is_own_capture(path):
+                own_captures += 1
+            else:
+                yield path
+
     output.mkdir(parents=True, exist_ok=True)
-    with (output / PREDICTIONS).open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["image", "score", "decision", "heat_map", "secondary_capture"])
-        for found in tqdm(detector.predict_files(paths), total=len(paths), unit="image", disable=not progress):
+    with (
+        _table(output / PREDICTIONS, "image", "score", "threshold", "decision", "heat_map", "secondary_capture") as add,
+        _table(output / UNREADABLE, "image", "reason") as report,
+    ):
+        for folder, why in closed:
+            unreadable += 1
+            report(folder.relative_to(root).as_posix(), why)
+        for found in detector.predict_files(films()):
             name = found.path.relative_to(root).as_posix()
-            if found.prediction is None:
-                failed.append((name, str(found.error)))
-                continue
-            images += 1
-            abnormal += found.prediction.abnormal
-            heat_map, capture = draw(found, images)
-            without_capture += "dicom" in pictures and not capture
-            decision = "abnormal" if found.prediction.abnormal else "normal"
-            table.writerow([name, f"{found.prediction.score:.7f}", decision, heat_map, capture])
+            reason = found.error
+            if found.prediction is not None:
+                images += 1
+                abnormal += found.prediction.abnormal
+                heat_map, capture, reason = draw(found, images)
+                without_capture += "dicom" in pictures and not capture
+                decision = "abnormal" if found.prediction.abnormal else "normal"
+                add(name, f"{found.prediction.score:.7f}", threshold, decision, heat_map, capture)
+            if reason is not None:
+                unreadable += 1
+                report(name, reason)
+    return Summary(images, abnormal, unreadable, ignored, without_capture, own_captures)
+
+
+@contextmanager
+def _table(path: Path, *header: str) -> Iterator[Callable[..., None]]:
+    """Open a table whose rows are on disk as soon as they are added."""
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+
+        def add(*row: str) -> None:
+            writer.writerow(row)
             file.flush()
-    if failed:
-        with (output / UNREADABLE).open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("image", "reason"), *failed])
-    return Summary(images, abnormal, len(failed), ignored, without_capture)
+
+        add(*header)
+        yield add
 
 
 class _Draw:
@@ -121,6 +156,7 @@ class _Draw:
     def __init__(self, detector: ExportedDetector, root: Path, output: Path, pictures: Sequence[Pictures]) -> None:
         self.root, self.output, self.pictures = root, output, pictures
         self.model = str(detector.metadata["model"])
+        self.thresholds = detector.thresholds
         version, digest = detector.metadata["package_version"], detector.metadata["weights"]["sha256"]
         self.description = (
             f"Heat map of {self.model}, exported by anomalib-cxr {version} (weights SHA-256 {digest[:16]}), drawn over "
@@ -128,27 +164,31 @@ class _Draw:
         )
         self.run = new_run()
 
-    def __call__(self, found: FilePrediction, number: int) -> tuple[str, str]:
-        """Write what was asked for; returns the paths below the output folder, or ""."""
-        if not self.pictures or found.image is None or found.prediction is None:
-            return "", ""
-        picture = overlay(found.image, found.prediction, self.model)
+    def __call__(self, found: FilePrediction, number: int) -> tuple[str, str, str | None]:
+        """Write what was asked for; returns the paths below the output folder, or "", and what went wrong, or None."""
         heat_map = capture = ""
-        if "png" in self.pictures:
-            heat_map = self._save(found.path, "heat_maps", ".png", lambda path: save_png(path, picture))
-        if "dicom" in self.pictures and _is_dicom(found.path):
-            try:
-                data = secondary_capture(picture, found.path, self.description, self.run, number)
-            except ValueError as error:
-                logger.warning("No Secondary Capture: %s.", error)
-            else:
-                capture = self._save(
-                    found.path,
-                    "secondary_captures",
-                    ".dcm",
-                    lambda path: data.save_as(path, enforce_file_format=True),
-                )
-        return heat_map, capture
+        if not self.pictures or found.image is None or found.prediction is None:
+            return heat_map, capture, None
+        try:
+            picture = overlay(found.image, found.prediction, self.model, self.thresholds)
+            if "png" in self.pictures:
+                heat_map = self._save(found.path, "heat_maps", ".png", lambda path: save_png(path, picture))
+            if "dicom" in self.pictures and _is_dicom(found.path):
+                capture = self._capture(picture, found.path, number)
+        except Exception as error:  # noqa: BLE001  # one film must not end the run
+            reason = " ".join(str(error).split()) or type(error).__name__
+            return heat_map, capture, f"{found.path} was scored, but its pictures were not made: {reason}"
+        return heat_map, capture, None
+
+    def _capture(self, picture: npt.NDArray[np.uint8], source: Path, number: int) -> str:
+        try:
+            data = secondary_capture(picture, source, self.description, self.run, number)
+        except ValueError as error:
+            logger.warning("No Secondary Capture: %s.", error)
+            return ""
+        return self._save(
+            source, "secondary_captures", ".dcm", lambda path: data.save_as(path, enforce_file_format=True)
+        )
 
     def _save(self, source: Path, folder: str, suffix: str, write: Callable[[Path], object]) -> str:
         # The whole name and a suffix: a.dcm and a.png may lie side by side.
@@ -156,23 +196,29 @@ class _Draw:
         relative = relative.with_name(relative.name + suffix)
         path = self.output / relative
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path)
+        try:
+            write(path)
+        except BaseException:
+            path.unlink(missing_ok=True)  # half a picture is none
+            raise
         return relative.as_posix()
 
 
-def _find(source: Path) -> tuple[list[Path], int]:
-    """Radiographs in a folder, sorted, and the number of other files."""
+def _find(source: Path) -> tuple[list[Path], int, list[tuple[Path, str]]]:
+    """Radiographs in a folder, sorted, the number of other files, and folders that cannot be opened, with reasons."""
     if source.is_file():
-        return [source], 0
+        return [source], 0, []
     if not source.is_dir():
         msg = f"{source} is neither a folder nor a file."
         raise FileNotFoundError(msg)
-    files = sorted(path for path in source.rglob("*") if path.is_file())
+    errors: list[OSError] = []
+    files = sorted(Path(folder, name) for folder, _, names in os.walk(source, onerror=errors.append) for name in names)
+    closed = [(Path(error.filename), f"{error.filename} cannot be opened: {error.strerror}") for error in errors]
     paths = [path for path in files if is_radiograph(path)]
     if not paths:
-        msg = f"There is no radiograph among the {len(files)} files below {source}."
+        msg = f"There is no radiograph among the {len(files)} files below {source}; {len(closed)} folders are closed."
         raise FileNotFoundError(msg)
-    return paths, len(files) - len(paths)
+    return paths, len(files) - len(paths), closed
 
 
 def _is_dicom(path: Path) -> bool:

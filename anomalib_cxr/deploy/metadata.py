@@ -1,13 +1,16 @@
 """What an exported model says of itself, and the checks before any runtime opens it.
 
 The metadata is one JSON object under the key :data:`KEY`: among the properties of an ONNX file (``metadata_props``), or
-in the ``rt_info`` of an OpenVINO ``.xml``. It names the file of the weights beside it with its size and SHA-256, so
-that a model whose two files were parted, mixed up or cut short is refused with a reason. Nothing here runs code from
-the files, and nothing but the standard library is needed.
+in the ``rt_info`` of an OpenVINO ``.xml``. It names the file of the weights beside it with its size and SHA-256, and
+holds the SHA-256 of its own file, graph and metadata, so that a model whose two files were parted, mixed up, cut short
+or changed is refused with a reason. That guards against accidents, not against intent: it is no signature. Nothing here
+runs code from the files, and nothing but the standard library is needed.
 """
 
 import json
+import math
 import mmap
+import re
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +21,13 @@ from anomalib_cxr import __version__
 
 KEY = "anomalib_cxr"
 #: Changes whenever a reader of the old metadata would misread the new.
-FORMAT = 1
+FORMAT = 2
+#: What the graph gives, and the inferencer takes.
+OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
+#: The one pre-processing that the inferencer can do itself: antialiased bilinear, to the input size.
+EXACT_RESIZE = "exact_resize"
+#: Stands in a file for the file's own SHA-256, until :func:`seal`.
+UNSEALED = "0" * 64
 
 #: What must be there for an inferencer to work, and its type.
 _REQUIRED: dict[str, type] = {
@@ -27,10 +36,19 @@ _REQUIRED: dict[str, type] = {
     "model": str,
     "config": dict,
     "input_size": list,
+    "pre_processing": str,
     "outputs": list,
     "normalisation": dict,
     "thresholds": dict,
+    "decision": dict,
     "weights": dict,
+    "file_sha256": str,
+}
+#: Numbers without which there is no decision.
+_NUMBERS = {
+    "normalisation": ("image_min", "image_max", "pixel_min", "pixel_max"),
+    "thresholds": ("image", "pixel"),
+    "decision": ("image", "pixel"),
 }
 _PICKLES = frozenset({".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 # ModelProto and StringStringEntryProto of the ONNX specification (onnx.proto).
@@ -49,13 +67,15 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
     Returns:
         ``package_version``, ``model`` (class name), ``config`` (arguments of the model), ``input_size`` (height and
-        width that images are resized to), ``outputs``, ``normalisation`` (ranges that scores and maps are squashed by),
-        ``thresholds`` (raw scale), ``banks``, ``split_sha256`` (None if the split had no manifest), ``compression``,
-        ``weights`` (file, bytes, sha256).
+        width that images are resized to), ``pre_processing`` (:data:`EXACT_RESIZE`, or what else is done), ``outputs``
+        (:data:`OUTPUTS`), ``normalisation`` (ranges that scores and maps are squashed by), ``thresholds`` (raw scale),
+        ``decision`` (scores and pixels above these, on the normalised scale, are abnormal: 1 − sensitivity),
+        ``banks``, ``split_sha256`` (None if the datamodule knows no split), ``compression``, ``weights`` (file, bytes,
+        sha256), ``file_sha256`` (of this file, with :data:`UNSEALED` in its place).
 
     Raises:
-        ExportedModelError: If the file is missing, a pickle, of another origin or version, broken or cut short, or if
-            its weights are missing or not its own.
+        ExportedModelError: If the file is missing, a pickle, of another origin or version, broken, changed or cut
+            short, lacks a threshold, or if its weights are missing or not its own.
     """
     path = Path(path)
     if path.suffix.lower() in _PICKLES or (path.is_file() and _starts_as_pickle(path)):
@@ -79,6 +99,8 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         msg = f"{path} was not exported from a model of anomalib-cxr: it lacks our metadata."
         raise ExportedModelError(msg)
     metadata = _parse(path, text)
+    _check_seal(path, metadata.get("file_sha256"))
+    _check_content(path, metadata)
     _check_weights(path, metadata["weights"])
     return metadata
 
@@ -95,25 +117,76 @@ def describe_weights(path: Path) -> dict[str, Any]:
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": _digest(path)}
 
 
+def seal(path: Path) -> None:
+    """Put the SHA-256 of a file, graph and metadata, into the file itself.
+
+    Args:
+        path: File with :data:`UNSEALED` in its metadata, which the hash is computed with and then replaces.
+
+    Raises:
+        ValueError: If :data:`UNSEALED` is not in it exactly once.
+    """
+    content = path.read_bytes()
+    if content.count(UNSEALED.encode()) != 1:
+        msg = (
+            f"{path} must hold the place of its SHA-256 exactly once, and holds it {content.count(UNSEALED.encode())}x."
+        )
+        raise ValueError(msg)
+    path.write_bytes(content.replace(UNSEALED.encode(), sha256(content).hexdigest().encode()))
+
+
 def _parse(path: Path, text: str) -> dict[str, Any]:
     try:
         metadata = json.loads(text)
-        kinds = {key: isinstance(metadata[key], kind) for key, kind in _REQUIRED.items()}
+        made_as, version = metadata["format"], str(metadata["package_version"])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         msg = f"The metadata of {path} is damaged or incomplete ({error}): export the model again."
         raise ExportedModelError(msg) from error
-    if not all(kinds.values()):
-        wrong = ", ".join(key for key, right in kinds.items() if not right)
-        msg = f"The metadata of {path} is damaged ({wrong}): export the model again."
-        raise ExportedModelError(msg)
-    version = metadata["package_version"]
-    if metadata["format"] != FORMAT or version.split(".")[0] != __version__.split(".")[0]:
+    if made_as != FORMAT or _series(version) != _series(__version__):
         msg = (
-            f"{path} was exported by anomalib-cxr {version}, this is {__version__}: install that version, or export "
-            "the model again with this one."
+            f"{path} was exported by anomalib-cxr {version} (metadata format {made_as}), this is {__version__} (format "
+            f"{FORMAT}): install that version, or export the model again with this one."
         )
         raise ExportedModelError(msg)
     return metadata
+
+
+def _series(version: str) -> list[str]:
+    """Part of a version that two packages must share: the major number and, while that is 0, the minor one."""
+    parts = version.split(".")
+    return parts[: 2 if parts[0] == "0" else 1]
+
+
+def _check_seal(path: Path, stated: Any) -> None:
+    if isinstance(stated, str) and re.fullmatch("[0-9a-f]{64}", stated):
+        content = path.read_bytes()
+        whole = content.replace(stated.encode(), UNSEALED.encode(), 1)
+        if sha256(whole).hexdigest() == stated:
+            return
+    msg = f"{path} was changed since its export (its SHA-256 is another): copy it again, or export the model again."
+    raise ExportedModelError(msg)
+
+
+def _check_content(path: Path, metadata: dict[str, Any]) -> None:
+    wrong = [key for key, kind in _REQUIRED.items() if not isinstance(metadata.get(key), kind)]
+    if wrong:
+        msg = f"The metadata of {path} is damaged or incomplete ({', '.join(wrong)}): export the model again."
+        raise ExportedModelError(msg)
+    if sorted(map(str, metadata["outputs"])) != sorted(OUTPUTS):
+        msg = f"The metadata of {path} states the outputs {metadata['outputs']}, not {list(OUTPUTS)}: export it again."
+        raise ExportedModelError(msg)
+    unknown = [f"{key}.{name}" for key, names in _NUMBERS.items() for name in names if not _finite(metadata[key], name)]
+    if unknown:
+        msg = f"The metadata of {path} states no finite {', '.join(unknown)}: validate the model, and export it again."
+        raise ExportedModelError(msg)
+    if not all(0 <= metadata["decision"][name] <= 1 for name in _NUMBERS["decision"]):
+        msg = f"The metadata of {path} decides at {metadata['decision']}: export it with sensitivities from 0 to 1."
+        raise ExportedModelError(msg)
+
+
+def _finite(numbers: dict[str, Any], name: str) -> bool:
+    value = numbers.get(name)
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _check_weights(path: Path, stated: dict[str, Any]) -> None:

@@ -18,11 +18,11 @@ class Session(Protocol):
 
     Attributes:
         outputs: Names of the outputs.
-        size: Height and width that the graph is fixed to, or None if it takes any.
+        size: Height and width that the graph is fixed to, each None if it takes any.
     """
 
     outputs: list[str]
-    size: tuple[int, int] | None
+    size: tuple[int | None, int | None]
 
     def __call__(self, images: npt.NDArray[np.float32]) -> Arrays:
         """Run (B, 3, H, W) images in [0, 1]."""
@@ -80,7 +80,7 @@ class OpenVINOSession:
         model = core.read_model(str(path))
         shape = model.input(0).partial_shape
         self.size = _fixed([None if axis.is_dynamic else axis.get_length() for axis in shape])
-        if size is not None and self.size is None:
+        if size is not None and None in self.size:
             # Ranges of pixels become constants, which matters in bfloat16: it cannot count beyond 256.
             model.reshape(openvino.PartialShape([1 if batch_size == 1 else -1, 3, *size]))
         config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"} if precision == "f32" else {}
@@ -140,6 +140,6 @@ def open_session(
         raise ExportedModelError(msg) from error
 
 
-def _fixed(shape: list[Any]) -> tuple[int, int] | None:
-    height, width = shape[2:4]
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+def _fixed(shape: list[Any]) -> tuple[int | None, int | None]:
+    height, width = (side if isinstance(side, int) else None for side in shape[2:4])
+    return height, width

@@ -1,7 +1,7 @@
 """Heat maps as DICOM Secondary Capture, filed with the study they belong to."""
 
 import uuid
-from datetime import datetime
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from anomalib_cxr import __version__
+from anomalib_cxr.imaging.dicom import is_dicom
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+MANUFACTURER = "anomalib-cxr"
 
 # Copied as they are. Those without which a Secondary Capture is invalid, but which may be empty (type 2), come first.
 _MAY_BE_EMPTY = (
@@ -95,7 +97,10 @@ def secondary_capture(
     if "BodyPartExamined" not in capture and "Laterality" not in capture:
         capture.Laterality = ""  # it might be a paired part; PS3.3 table C.7-5a then wants to hear of it
 
-    now = datetime.now()
+    zone = _time_zone(capture.get("TimezoneOffsetFromUTC"))
+    if zone is None:
+        capture.pop("TimezoneOffsetFromUTC", None)
+    now = datetime.now(zone)
     capture.SOPClassUID = SECONDARY_CAPTURE
     capture.SOPInstanceUID = _uid(run, "instance", original.SOPInstanceUID, str(number))
     capture.Modality = "OT"
@@ -105,7 +110,7 @@ def secondary_capture(
     capture.InstanceNumber = number
     capture.InstanceCreationDate = capture.ContentDate = now.strftime("%Y%m%d")
     capture.InstanceCreationTime = capture.ContentTime = now.strftime("%H%M%S")
-    capture.Manufacturer = capture.SecondaryCaptureDeviceManufacturer = "anomalib-cxr"
+    capture.Manufacturer = capture.SecondaryCaptureDeviceManufacturer = MANUFACTURER
     capture.SoftwareVersions = capture.SecondaryCaptureDeviceSoftwareVersions = __version__
     capture.ConversionType = "WSD"
     capture.ImageType = ["DERIVED", "SECONDARY"]
@@ -133,9 +138,40 @@ def secondary_capture(
     return capture
 
 
+def is_own_capture(path: Path) -> bool:
+    """Whether a file is a Secondary Capture that this package wrote.
+
+    Args:
+        path: Any file.
+
+    Returns:
+        False too for a file that cannot be read: its reader says what is wrong with it.
+    """
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            if not is_dicom(file.read(132)):
+                return False
+        from pydicom import dcmread
+
+        header = dcmread(path, specific_tags=["SOPClassUID", "Manufacturer"], stop_before_pixels=True)
+        return (header.get("SOPClassUID"), header.get("Manufacturer")) == (SECONDARY_CAPTURE, MANUFACTURER)
+    except Exception:  # noqa: BLE001  # pydicom raises whatever a broken file makes it stumble over
+        return False
+
+
 def new_run() -> str:
     """Name of a run that no other has."""
     return uuid.uuid4().hex
+
+
+def _time_zone(offset: Any) -> tzinfo | None:
+    """Zone of a TimezoneOffsetFromUTC like "+0100", which holds for all times of a file; None if it is none."""
+    try:
+        return datetime.strptime(str(offset), "%z").tzinfo
+    except ValueError:
+        return None
 
 
 def _uid(*parts: Any) -> str:

@@ -12,8 +12,8 @@ from anomalib.deploy import CompressionType, ExportType
 from lightning import __version__ as lightning_version
 
 from anomalib_cxr import __version__
-from anomalib_cxr.data.manifest import read_manifest
-from anomalib_cxr.deploy.metadata import FORMAT, KEY, describe_weights
+from anomalib_cxr.deploy.metadata import EXACT_RESIZE, FORMAT, KEY, OUTPUTS, UNSEALED, describe_weights, seal
+from anomalib_cxr.models.exact_resize import AntialiasedResize
 
 if TYPE_CHECKING:
     from anomalib.models import AnomalibModule
@@ -34,8 +34,8 @@ _CALIBRATION_IMAGES = 300
 class DeployableExport(_Base):
     """Mixin for an ``AnomalibModule``: its ONNX and OpenVINO files carry the metadata that our inferencer asks for.
 
-    The SHA-256 of the split manifest, where the datamodule has one, goes from the fit into checkpoints, and from there
-    into the exported file.
+    The SHA-256 of the split, the one in ``predictions.csv``, goes from the fit into checkpoints, and from there into
+    the exported file. It is None for a datamodule of Anomalib's, which knows none.
     """
 
     split_sha256: str | None = None
@@ -43,9 +43,7 @@ class DeployableExport(_Base):
     def on_fit_start(self) -> None:
         """Remember which split the model is trained on."""
         super().on_fit_start()
-        datamodule: Any = getattr(self.trainer, "datamodule", None)
-        manifest = getattr(datamodule, "split_manifest", None)
-        self.split_sha256 = read_manifest(manifest, datamodule.name)[1]["sha256"] if manifest else None
+        self.split_sha256 = getattr(getattr(self.trainer, "datamodule", None), "split_hash", None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the hash of the split."""
@@ -87,12 +85,20 @@ class DeployableExport(_Base):
             The ``.onnx`` file.
 
         Raises:
-            ValueError: If the opset is below :data:`OPSET` or the file would be larger than ``max_gib``.
+            ValueError: If the opset is below :data:`OPSET`, the model was never validated, or the file would be larger
+                than ``max_gib``.
         """
         opset = kwargs.setdefault("opset_version", OPSET)
         if opset is None or opset < OPSET:
             msg = f"opset_version must be at least {OPSET}, not {opset}: torch's exporter writes no earlier one."
             raise ValueError(msg)
+        metadata = self.export_metadata()
+        if metadata["pre_processing"] != EXACT_RESIZE:
+            logger.warning(
+                "The pre-processing of %s is %s: our inferencer can only resize, and will refuse the file.",
+                type(self).__name__,
+                metadata["pre_processing"],
+            )
         file_bytes, run_bytes = self.expected_export_bytes()
         logger.info(
             "The exported file will take about %s, running it about %s of memory, exporting it about %s.",
@@ -106,8 +112,12 @@ class DeployableExport(_Base):
                 "with a smaller bank."
             )
             raise ValueError(msg)
+        # What a former export left: torch writes no .data for a small model, and would leave the old one beside it.
+        folder = Path(export_root) / "weights" / ExportType.ONNX.value
+        for name in (f"{model_file_name}.onnx", f"{model_file_name}.onnx.data"):
+            (folder / name).unlink(missing_ok=True)
         path = Path(super().to_onnx(export_root, model_file_name, input_size, **kwargs))
-        _describe_onnx(path, self.export_metadata())
+        _describe_onnx(path, metadata)
         return path
 
     def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:
@@ -165,14 +175,28 @@ class DeployableExport(_Base):
         return on_disk, sum(t.numel() * max(4, t.element_size()) for t in tensors)
 
     def export_metadata(self) -> dict[str, Any]:
-        """What the exported file says of itself; see :func:`anomalib_cxr.deploy.read_metadata`."""
+        """What the exported file says of itself; see :func:`anomalib_cxr.deploy.read_metadata`.
+
+        Raises:
+            ValueError: If there is no post-processor that normalises and decides, or one of its ranges and thresholds
+                is not known.
+        """
         post: Any = self.post_processor
-        numbers = dict(post.named_buffers()) if post else {}
-
-        def number(name: str) -> float | None:
-            value = float(numbers[name]) if name in numbers else math.nan
-            return None if math.isnan(value) else value
-
+        if not post or not post.enable_normalization or not post.enable_thresholding:
+            msg = f"{type(self).__name__} cannot be exported without a post-processor that normalises and decides."
+            raise ValueError(msg)
+        ranges = {name: float(getattr(post, name)) for name in ("image_min", "image_max", "pixel_min", "pixel_max")}
+        thresholds = {"image": float(post.image_threshold), "pixel": float(post.pixel_threshold)}
+        unknown = [
+            *(name for name, value in ranges.items() if not math.isfinite(value)),
+            *(f"{name} threshold" for name, value in thresholds.items() if not math.isfinite(value)),
+        ]
+        if unknown:
+            msg = (
+                f"{type(self).__name__} cannot be exported, because it was never validated and so has no "
+                f"{', '.join(unknown)}: validate it on a datamodule with a validation split first."
+            )
+            raise ValueError(msg)
         size = self.input_size
         return {
             "format": FORMAT,
@@ -181,9 +205,14 @@ class DeployableExport(_Base):
             "model": type(self).__name__,
             "config": _plain(dict(self.hparams)),
             "input_size": [int(size[0]), int(size[1])] if size else [],
-            "outputs": ["pred_score", "pred_label", "anomaly_map", "pred_mask"],
-            "normalisation": {key: number(key) for key in ("image_min", "image_max", "pixel_min", "pixel_max")},
-            "thresholds": {"image": number("_image_threshold"), "pixel": number("_pixel_threshold")},
+            "pre_processing": self._pre_processing(),
+            "outputs": list(OUTPUTS),
+            "normalisation": ranges,
+            "thresholds": thresholds,
+            "decision": {
+                "image": float(post.normalized_image_threshold),
+                "pixel": float(post.normalized_pixel_threshold),
+            },
             "banks": {
                 name: {"shape": list(buffer.shape), "dtype": str(buffer.dtype).removeprefix("torch.")}
                 for name, buffer in self.model.named_buffers()
@@ -192,6 +221,12 @@ class DeployableExport(_Base):
             "split_sha256": self.split_sha256,
             "compression": None,
         }
+
+    def _pre_processing(self) -> str:
+        """Our exact resize, or the transform in words."""
+        pre: Any = self.pre_processor
+        exact = isinstance(getattr(pre, "export_transform", None), AntialiasedResize)
+        return EXACT_RESIZE if exact else " ".join(str(getattr(pre, "transform", None)).split())
 
 
 def _describe_onnx(path: Path, metadata: dict[str, Any]) -> None:
@@ -203,8 +238,9 @@ def _describe_onnx(path: Path, metadata: dict[str, Any]) -> None:
     if not weights.is_file():  # torch keeps small models in one file; ours have one layout
         onnx.save(model, path, save_as_external_data=True, location=weights.name, size_threshold=0)
         model = onnx.load(path, load_external_data=False)
-    onnx.helper.set_model_props(model, {KEY: json.dumps(metadata | {"weights": describe_weights(weights)})})
+    onnx.helper.set_model_props(model, {KEY: _text(metadata, weights)})
     onnx.save(model, path)
+    seal(path)
     _log_size(ExportType.ONNX, path, weights)
 
 
@@ -215,9 +251,19 @@ def _describe_openvino(path: Path, metadata: dict[str, Any]) -> None:
     info = tree.getroot().find("rt_info")
     if info is None:
         info = ElementTree.SubElement(tree.getroot(), "rt_info")
-    ElementTree.SubElement(info, KEY, value=json.dumps(metadata | {"weights": describe_weights(weights)}))
+    framework = info.find("framework")
+    if framework is not None:
+        for copied in framework.findall(KEY):  # the ONNX file's, which speaks of other weights
+            framework.remove(copied)
+    ElementTree.SubElement(info, KEY, value=_text(metadata, weights))
     tree.write(path, encoding="utf-8", xml_declaration=True)
+    seal(path)
     _log_size(ExportType.OPENVINO, path, weights)
+
+
+def _text(metadata: dict[str, Any], weights: Path) -> str:
+    """The metadata as it stands in a file that is still to be sealed."""
+    return json.dumps(metadata | {"weights": describe_weights(weights), "file_sha256": UNSEALED})
 
 
 def _after_convolutions(model: Any) -> list[str]:
