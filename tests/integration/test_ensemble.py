@@ -200,7 +200,24 @@ def test_members_of_different_splits_are_pointed_out(trained: dict[str, Path], t
     with caplog.at_level("WARNING"):
         assert Ensemble(paths).split_sha256 is None
     assert "trained on 2 different splits" in caplog.text
+    checkpoint["split_sha256"] = None
+    torch.save(checkpoint, paths[1])
+    with caplog.at_level("WARNING"):
+        assert Ensemble(paths).split_sha256 == "0"
+    assert "1 of 2 members do not say on which split they were trained" in caplog.text
     assert Ensemble([paths[0], paths[0]]).split_sha256 == "0"
+
+
+def test_another_split_than_the_members_is_pointed_out(
+    trained: dict[str, Path], tmp_path: Path, tiny_root: Path, caplog
+) -> None:
+    ensemble = Ensemble([str(trained["seed_1"]), str(trained["seed_2"])])
+    for count, warned in ((12, False), (6, True)):
+        root = tiny_root if count == 12 else tmp_path / "other"
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            Engine(default_root_dir=tmp_path / "run", **QUIET).test(ensemble, datamodule=TinyRadiographs(root, count))
+        assert ("trained on another split than this datamodule's" in caplog.text) == warned
 
 
 def test_bad_members_are_refused(trained: dict[str, Path], tmp_path: Path) -> None:

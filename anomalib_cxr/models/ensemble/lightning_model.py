@@ -150,6 +150,20 @@ class Ensemble(Scoring, AnomalibModule):  # type: ignore[misc]  # as in Anomalib
         self.model.eval()
         return self
 
+    def setup(self, stage: str) -> None:
+        """Set up, and say if the members were trained on another split than they are used on.
+
+        Args:
+            stage: As in Lightning.
+        """
+        super().setup(stage)
+        used = getattr(getattr(self.trainer, "datamodule", None), "split_hash", None)
+        if stage != "predict" and used and self.split_sha256 and used != self.split_sha256:
+            logger.warning(
+                "The members were trained on another split than this datamodule's: its test images may be training "
+                "images of theirs, and a test then says too much."
+            )
+
     def on_fit_start(self) -> None:
         """Keep the members' split: a fit of the ensemble trains nothing on the datamodule's."""
         split = self.split_sha256

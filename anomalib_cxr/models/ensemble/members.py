@@ -162,9 +162,17 @@ def common_split(members: Sequence[dict[str, Any]]) -> str | None:
         members: Plain data of :func:`read_member`.
 
     Returns:
-        SHA-256; None where it is not known or not one. The log says if there are several.
+        SHA-256; None where it is not known or not one. The log says if there are several, or if some are not known.
     """
-    hashes = {member["components"].get("split_sha256") for member in members} - {None}
+    known = [member["components"].get("split_sha256") for member in members]
+    hashes = set(known) - {None}
+    if None in known:
+        logger.warning(
+            "%d of %d members do not say on which split they were trained: make sure that no test image was a training "
+            "image of theirs.",
+            known.count(None),
+            len(known),
+        )
     if len(hashes) > 1:
         logger.warning(
             "The members were trained on %d different splits: test images of one may be training images of another, "
