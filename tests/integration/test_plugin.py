@@ -39,8 +39,19 @@ def _arguments(prefix: str, values: dict) -> list[str]:
     return [text for key, value in values.items() for text in (f"--{prefix}.{key}", str(value))]
 
 
+READERS = """
+import importlib, json, sys
+READERS = [
+    ("anomalib.data.predict", "get_image_filenames"),
+    ("anomalib.data.predict", "read_image"),
+    ("anomalib.deploy.inferencers.torch_inferencer", "read_image"),
+    ("anomalib.deploy.inferencers.openvino_inferencer", "read_image"),
+    ("anomalib.visualization.image.visualizer", "generate_output_filename"),
+]
+"""
+
 LOOK_UP = """
-import json
+from anomalib.cli.pipelines import PIPELINE_REGISTRY
 from anomalib.models import get_model, UnknownModelError
 from anomalib.data import get_datamodule, UnknownDatamoduleError
 def attempt(function, *arguments):
@@ -55,20 +66,52 @@ print(json.dumps([
     attempt(get_datamodule, {"class_path": "PhantomCXR"}),
     attempt(get_datamodule, {"class_path": "anomalib_cxr.data.PhantomCXR"}),
     attempt(get_model, {"class_path": "Padim", "init_args": {"pre_trained": False}}),
+    [hasattr(getattr(importlib.import_module(module), name), "__wrapped__") for module, name in READERS],
+    sorted(PIPELINE_REGISTRY),
 ]))
+"""
+
+BY_HAND = """
+sys.meta_path[:] = [finder for finder in sys.meta_path if getattr(finder, "__module__", "") != "_anomalib_cxr_hook"]
+import anomalib.data, anomalib.models
+from anomalib.cli.pipelines import PIPELINE_REGISTRY
+def state():
+    readers = [id(getattr(importlib.import_module(module), name)) for module, name in READERS]
+    return [readers, sorted(PIPELINE_REGISTRY), hasattr(anomalib.models, "AnatPaste"), hasattr(anomalib.data, "RSNA")]
+states = [state()]
+from anomalib_cxr import plugin
+for change in (plugin.register, plugin.register, plugin.unregister):
+    change()
+    states.append(state())
+print(json.dumps(states))
 """
 
 
 def test_models_and_datamodules_are_found_by_name(tmp_path: Path) -> None:
     model, data = "anomalib_cxr.models.anat_paste.lightning_model", "anomalib_cxr.data.phantom_cxr"
-    assert _python(LOOK_UP, tmp_path)[:5] == [model, model, model, data, data]
+    found = _python(READERS + LOOK_UP, tmp_path)
+    assert found[:5] == [model, model, model, data, data]
+    assert found[6] == [True] * 5
+    assert "cross-validate" in found[7]
 
 
 def test_off_switch_leaves_anomalib_as_it_is(tmp_path: Path) -> None:
-    found = _python(LOOK_UP, tmp_path, ANOMALIB_CXR_PLUGIN="0")
+    found = _python(READERS + LOOK_UP, tmp_path, ANOMALIB_CXR_PLUGIN="0")
     assert found[:3] == ["UnknownModelError"] * 3
     assert found[3:5] == ["UnknownDatamoduleError"] * 2
     assert found[5].startswith("anomalib.models.image.padim")
+    assert found[6] == [False] * 5
+    assert found[7] == ["benchmark"]
+
+
+def test_by_hand_it_registers_once_and_takes_all_back(tmp_path: Path) -> None:
+    stock, once, twice, back = _python(READERS + BY_HAND, tmp_path)
+    assert stock[1:] == [["benchmark"], False, False]
+    assert once[2:] == [True, True]
+    assert "cross-validate" in once[1]
+    assert not set(stock[0]) & set(once[0])
+    assert twice == once
+    assert back == stock
 
 
 def test_nothing_is_imported_at_start_up_and_a_broken_plugin_only_warns(tmp_path: Path) -> None:
