@@ -236,7 +236,8 @@ def _describe_onnx(path: Path, metadata: dict[str, Any]) -> None:
     weights = path.with_name(f"{path.name}.data")
     model = onnx.load(path, load_external_data=False)
     if not weights.is_file():  # torch keeps small models in one file; ours have one layout
-        onnx.save(model, path, save_as_external_data=True, location=weights.name, size_threshold=0)
+        # Axes and shapes stay inside, as torch has it: a runtime must know them before it reads weights.
+        onnx.save(model, path, save_as_external_data=True, location=weights.name, size_threshold=256)
         model = onnx.load(path, load_external_data=False)
     onnx.helper.set_model_props(model, {KEY: _text(metadata, weights)})
     onnx.save(model, path)

@@ -15,6 +15,7 @@ from anomalib_cxr.data.step_order import StepDataset, StepSampler, mix_seed
 from anomalib_cxr.models.checkpoint_choice import CheckpointChoice
 from anomalib_cxr.models.heat_map_sheet import HeatMapSheet
 from anomalib_cxr.models.post_processor import RankPreservingPostProcessor
+from anomalib_cxr.models.pretrained import weights_come_later
 from anomalib_cxr.models.scoring import Scoring
 
 if TYPE_CHECKING:
@@ -76,6 +77,12 @@ class OneClassTraining(Scoring, _Base):
             "val_check_interval": 1.0,
             "log_every_n_steps": min(10, self.steps_per_epoch),
         }
+
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a checkpoint as Lightning does, without fetching the pretrained weights that it replaces."""
+        with weights_come_later():
+            return super().load_from_checkpoint(*args, **kwargs)
 
     def configure_post_processor(self) -> RankPreservingPostProcessor:
         """Post-processing that keeps ranks."""

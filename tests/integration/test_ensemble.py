@@ -180,6 +180,22 @@ def test_pretrained_members_fetch_nothing(trained: dict[str, Path], tmp_path: Pa
     )
 
 
+def test_a_pretrained_model_is_loaded_without_fetching(
+    trained: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = torch.load(trained["patches"], weights_only=True)
+    checkpoint["hyper_parameters"] |= {"pre_trained": True}
+    torch.save(checkpoint, tmp_path / "pretrained.ckpt")
+    fetched = []
+    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *_, **__: fetched.append(True))
+    MultiResPatchSSL(image_size=64, patch_sizes=[16], backbone="resnet10t", pre_trained=True)
+    assert fetched
+    fetched.clear()
+    loaded = MultiResPatchSSL.load_from_checkpoint(tmp_path / "pretrained.ckpt", map_location="cpu").state_dict()
+    assert not fetched
+    assert all(torch.equal(value, loaded[name]) for name, value in checkpoint["state_dict"].items())
+
+
 def test_the_command_line_takes_a_list_of_checkpoints(trained: dict[str, Path], tmp_path: Path) -> None:
     drawn_sets.radiograph_table(tmp_path / "data")
     listed = f"[{trained['seed_1']},{trained['patches']}]"

@@ -3,8 +3,7 @@
 import importlib
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from anomalib.utils.serialization import anomalib_safe_globals
 
 from anomalib_cxr.models.anat_paste import AnatPaste
 from anomalib_cxr.models.multires_patch_ssl import MultiResPatchSSL
+from anomalib_cxr.models.pretrained import weights_come_later
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def build_member(member: dict[str, Any]) -> Any:
         ``AnomalibModule`` in evaluation mode.
     """
     cls = find_class(member["class_path"])
-    with _weights_come_later():
+    with weights_come_later():
         module: Any = cls(**member["init_args"], evaluator=False, visualizer=False)
     enabled = {**member["components"].get("anomalib_components_enabled", {}), "evaluator": False, "visualizer": False}
     module.on_load_checkpoint({**member["components"], "anomalib_components_enabled": enabled})
@@ -141,18 +141,6 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(_is_plain(item) for item in value)
     return type(value) in _PLAIN
-
-
-@contextmanager
-def _weights_come_later() -> Iterator[None]:
-    """Keep timm from fetching pretrained weights that a checkpoint's own replace at once: it may be offline."""
-    builder: Any = importlib.import_module("timm.models._builder")
-    original = builder.load_pretrained
-    builder.load_pretrained = lambda *_, **__: None
-    try:
-        yield
-    finally:
-        builder.load_pretrained = original
 
 
 def common_split(members: Sequence[dict[str, Any]]) -> str | None:
