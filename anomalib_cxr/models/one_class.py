@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Subset
 
 from anomalib_cxr.data.step_order import StepDataset, StepSampler, mix_seed
 from anomalib_cxr.models.checkpoint_choice import CheckpointChoice
+from anomalib_cxr.models.freed_memory import KeepFreedMemory
 from anomalib_cxr.models.heat_map_sheet import HeatMapSheet
 from anomalib_cxr.models.post_processor import RankPreservingPostProcessor
 from anomalib_cxr.models.pretrained import weights_come_later
@@ -42,6 +43,7 @@ class OneClassTraining(Scoring, _Base):
       from a validation boundary equals an unbroken one.
     - The bank is rebuilt, from un-augmented training images in evaluation mode, before every validation of a fit, and
       is part of the checkpoint.
+    - On a CPU, memory freed by one step is kept for the next (:class:`KeepFreedMemory`).
     - Validation logs ``image_AUROC``; the fit ends with the chosen checkpoint in memory (:class:`CheckpointChoice`).
     """
 
@@ -50,7 +52,6 @@ class OneClassTraining(Scoring, _Base):
     steps_per_epoch: int
     checkpoint: str
     _bank_step: int | None = None
-    _original_train_dataloader: Any = None
 
     def build_bank(self, loader: DataLoader) -> None:
         """Fill the reference bank.
@@ -89,10 +90,11 @@ class OneClassTraining(Scoring, _Base):
         return RankPreservingPostProcessor()
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Anomalib's component callbacks, the checkpoint choice and a sheet of heat maps."""
+        """Anomalib's component callbacks, the checkpoint choice, a sheet of heat maps and thrift with memory."""
         self._choice = CheckpointChoice(self.checkpoint)
         callbacks = super().configure_callbacks()
-        return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), self._choice, HeatMapSheet()]
+        given = callbacks if isinstance(callbacks, Sequence) else [callbacks]
+        return [*given, self._choice, HeatMapSheet(), KeepFreedMemory()]
 
     @property
     def datamodule(self) -> Any:
