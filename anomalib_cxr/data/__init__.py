@@ -3,6 +3,7 @@
 from anomalib_cxr.data.base import RadiographDataModule
 from anomalib_cxr.data.chexpert import CheXpert
 from anomalib_cxr.data.dataset import RadiographDataset
+from anomalib_cxr.data.items import RadiographBatch, RadiographItem
 from anomalib_cxr.data.mimic_cxr import MIMICCXR
 from anomalib_cxr.data.padchest import PadChest
 from anomalib_cxr.data.phantom_cxr import PhantomCXR
@@ -16,8 +17,10 @@ __all__ = [
     "CheXpert",
     "PadChest",
     "PhantomCXR",
+    "RadiographBatch",
     "RadiographDataModule",
     "RadiographDataset",
+    "RadiographItem",
     "RadiographTable",
     "ZhangLab",
 ]

@@ -4,19 +4,21 @@ Anomalib's own dataset converts every file to 8-bit RGB, which saturates 16-bit 
 looks each path of the table up on the disk when the table is set.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
 from anomalib import TaskType
-from anomalib.data import AnomalibDataset, ImageItem
+from anomalib.data import AnomalibDataset
 from PIL import Image as PILImage
 from torchvision.transforms.v2 import InterpolationMode, Resize, Transform
 from torchvision.transforms.v2.functional import resize
 from torchvision.tv_tensors import Image, Mask
 
+from anomalib_cxr.data.items import RadiographBatch, RadiographItem
 from anomalib_cxr.imaging import RadiographError, read_radiograph
 from anomalib_cxr.imaging.cache import ImageCache
 
@@ -24,7 +26,7 @@ _REQUIRED = ("image_path", "label_index", "split", "mask_path")
 
 
 class RadiographDataset(AnomalibDataset):
-    """Radiographs of one split, as Anomalib's own ``ImageItem``.
+    """Radiographs of one split, as Anomalib's ``ImageItem`` with patient and findings.
 
     Images come as ``(3, H, W)`` float32 in [0, 1], the grey value repeated. A table with at least one mask makes a
     segmentation data set, where images without a mask get an empty one; a table without masks makes a classification
@@ -32,8 +34,9 @@ class RadiographDataset(AnomalibDataset):
 
     Args:
         samples: Table with ``image_path``, ``label_index`` (0 normal, 1 abnormal), ``split`` and ``mask_path`` (""
-            where there is none), optionally ``bits`` (stored bit depth of an image, missing where unknown) and
-            ``boxes`` (tuple of (x, y, width, height) in fractions of the image, drawn as the mask).
+            where there is none), optionally ``patient_id``, ``findings`` (joined by "|"), ``bits`` (stored bit depth of
+            an image, missing where unknown) and ``boxes`` (tuple of (x, y, width, height) in fractions of the image,
+            drawn as the mask).
             ``samples.attrs["task"]`` is "segmentation" or "classification"; where it is absent, masks decide.
             That the files exist is for the datamodule to check, in one scan of the folder.
         augmentations: torchvision v2 transform of image and mask together.
@@ -78,7 +81,12 @@ class RadiographDataset(AnomalibDataset):
         self._samples = samples.sort_values(by="image_path", ignore_index=True)
         self._samples.attrs["task"] = task
 
-    def __getitem__(self, index: int) -> ImageItem:
+    @property
+    def collate_fn(self) -> Callable[[list[RadiographItem]], RadiographBatch]:
+        """Makes a batch of items."""
+        return cast("Callable[[list[RadiographItem]], RadiographBatch]", RadiographBatch.collate)
+
+    def __getitem__(self, index: int) -> RadiographItem:
         """Read one radiograph.
 
         Args:
@@ -86,7 +94,8 @@ class RadiographDataset(AnomalibDataset):
 
         Returns:
             Item with ``image`` (3, H, W) float32 in [0, 1], ``gt_label`` 0 or 1, ``gt_mask`` (H, W) for segmentation,
-            ``image_path`` and ``mask_path``.
+            ``image_path`` and ``mask_path``, and the texts ``patient_id`` and ``findings``, None where the table has no
+            such column.
 
         Raises:
             RadiographError: If the image or its mask cannot be read.
@@ -100,12 +109,14 @@ class RadiographDataset(AnomalibDataset):
             if file_shape != pixels.shape:
                 mask = resize(mask, list(pixels.shape), interpolation=InterpolationMode.NEAREST)
         image, mask = self._augment(image, mask)
-        return ImageItem(
+        return RadiographItem(
             image=image,
             gt_mask=mask,
             gt_label=torch.tensor(int(sample["label_index"])),
             image_path=sample["image_path"],
             mask_path=sample["mask_path"],
+            patient_id=_text(sample, "patient_id"),
+            findings=_text(sample, "findings"),
         )
 
     def check(self, index: int) -> tuple[str, str | None]:
@@ -183,6 +194,13 @@ def draw_boxes(boxes: tuple[tuple[float, float, float, float], ...], size: tuple
         inside_columns = (columns >= x) & (columns < x + width)
         mask[np.ix_(inside_rows, inside_columns)] = 1
     return mask
+
+
+def _text(sample: Any, column: str) -> str | None:
+    """Text of a cell, "" for a missing value; None where there is no such column."""
+    if column not in sample:
+        return None
+    return "" if pd.isna(sample[column]) else str(sample[column])
 
 
 def _repeat_grey(image: Image) -> Image:

@@ -18,6 +18,13 @@ from anomalib_cxr.metrics.evaluator_metrics import (
     Specificity,
     SpecificityAtSensitivity,
 )
+from anomalib_cxr.metrics.finding_metrics import (
+    FindingAccuracy,
+    FindingAUROC,
+    FindingCases,
+    FindingEvaluator,
+    FindingF1Score,
+)
 from anomalib_cxr.metrics.findings import finding_table
 from anomalib_cxr.metrics.image_level import image_metrics
 from anomalib_cxr.metrics.predictions import PredictionsError, check_same_images, read_predictions, write_predictions
@@ -37,6 +44,11 @@ __all__ = [
     "CurveBand",
     "DeLongTest",
     "F1Score",
+    "FindingAUROC",
+    "FindingAccuracy",
+    "FindingCases",
+    "FindingEvaluator",
+    "FindingF1Score",
     "Interval",
     "OperatingPoint",
     "Precision",

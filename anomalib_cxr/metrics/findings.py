@@ -1,6 +1,9 @@
 """Metrics by finding: each finding's images against all normal ones, as AnatPaste's Table II has them."""
 
 import logging
+from collections import Counter
+from collections.abc import Mapping
+from difflib import get_close_matches
 
 import numpy as np
 import pandas as pd
@@ -15,6 +18,70 @@ SEPARATOR = "|"
 """Between the findings of one image."""
 
 _SHOWN = ("AUROC", "accuracy", "F1")
+_NAMED = 20
+
+
+def finding_key(finding: str) -> str:
+    """Name by which findings are compared: "Pleural  Effusion" and "pleural effusion" are one.
+
+    Args:
+        finding: Name of a finding.
+
+    Returns:
+        The name without outer spaces, with single spaces, in lower case.
+    """
+    return " ".join(finding.split()).casefold()
+
+
+def split_findings(cell: str) -> dict[str, str]:
+    """Split the findings of one image.
+
+    Args:
+        cell: Findings joined by "|", "" for none.
+
+    Returns:
+        Name as it is written, but for its spaces, of each :func:`finding_key`.
+    """
+    return {finding_key(name): " ".join(name.split()) for name in cell.split(SEPARATOR) if name.strip()}
+
+
+def count_findings(cells: Mapping[str, int]) -> dict[str, int]:
+    """Count the images of each finding.
+
+    Args:
+        cells: Number of abnormal images with each text of findings, joined by "|".
+
+    Returns:
+        Images of each finding, most frequent first, under its most frequent spelling.
+    """
+    images: Counter[str] = Counter()
+    spellings: dict[str, Counter[str]] = {}
+    for cell, number in cells.items():
+        for key, name in split_findings(cell).items():
+            images[key] += number
+            spellings.setdefault(key, Counter())[name] += number
+    ordered = sorted(images, key=lambda key: (-images[key], key))
+    return {min(spellings[key], key=lambda name: (-spellings[key][name], name)): images[key] for key in ordered}
+
+
+def describe_absence(finding: str, counts: Mapping[str, int]) -> str:
+    """Say that no image has a finding, which it may have been meant for, and which findings there are.
+
+    Args:
+        finding: Name that no image has.
+        counts: Images of each finding, as :func:`count_findings` gives them.
+
+    Returns:
+        One sentence.
+    """
+    if not counts:
+        return f"no abnormal image has the finding {finding!r}, nor any other"
+    names = {finding_key(name): name for name in counts}
+    nearest = get_close_matches(finding_key(finding), names, n=1)
+    meant = f", did you mean {names[nearest[0]]!r}?" if nearest else ";"
+    listed = ", ".join(f"{name} ({number})" for name, number in list(counts.items())[:_NAMED])
+    more = f" and {len(counts) - _NAMED} more" if len(counts) > _NAMED else ""
+    return f"no abnormal image has the finding {finding!r}{meant} There are: {listed}{more}"
 
 
 def finding_table(
@@ -27,7 +94,8 @@ def finding_table(
 ) -> pd.DataFrame:
     """Compute AUROC, accuracy and F1 of each finding against all normal images.
 
-    An image with several findings counts for each of them. A finding of fewer than ``min_cases`` images is shown
+    An image with several findings counts for each of them; findings that differ in case or spaces only are one, under
+    the most frequent spelling. A finding of fewer than ``min_cases`` images is shown
     without intervals.
 
     Args:
@@ -53,7 +121,7 @@ def finding_table(
         msg = "Findings are compared with normal images, and there is none among the predictions."
         raise ValueError(msg)
     listed = [
-        {finding.strip() for finding in findings.split(SEPARATOR)} - {""} if sick else set()
+        set(split_findings(findings)) if sick else set()
         for findings, sick in zip(labelled["findings"].fillna(""), abnormal, strict=True)
     ]
     unnamed = int(sum(sick and not findings for findings, sick in zip(listed, abnormal, strict=True)))
@@ -62,8 +130,8 @@ def finding_table(
     patients = patients_or_images(labelled)
     scores = labelled["raw_score"].to_numpy()
     rows = []
-    for finding in sorted(set().union(*listed)):
-        has = np.array([finding in findings for findings in listed])
+    for finding in count_findings(Counter(labelled["findings"].fillna("")[abnormal])):
+        has = np.array([finding_key(finding) in findings for findings in listed])
         used = has | ~abnormal
         run = Run(scores[used], has[used], [patients[index] for index in np.flatnonzero(used)], threshold)
         values = image_metrics(run.scores, run.labels, threshold)
