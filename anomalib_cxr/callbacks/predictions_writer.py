@@ -17,6 +17,13 @@ from anomalib.post_processing import PostProcessor
 from anomalib.utils.serialization import anomalib_safe_globals
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from anomalib_cxr.callbacks.run_record import (
+    RECORD_NAME,
+    TRAINING_KEY,
+    describe_run,
+    describe_training,
+    write_json,
+)
 from anomalib_cxr.metrics.checks import check_scores
 from anomalib_cxr.metrics.conformal import conformal_p_values
 from anomalib_cxr.metrics.predictions import FILE_NAME, VALIDATION_FILE_NAME, write_predictions
@@ -63,6 +70,10 @@ class PredictionsWriter(Callback):
     leave the hospital. ``predictions_val.csv`` is written where the run's datamodule has the very validation images of
     the checkpoint, and taken away where it would be another model's.
 
+    ``run.json`` beside it says what the run was (:func:`~anomalib_cxr.callbacks.run_record.describe_run`): versions,
+    model and data with their arguments, the weights' checkpoint and step, and the training with the quality of its lung
+    masks, which its checkpoints keep too.
+
     With several processes the first writes, each image once.
 
     Raises:
@@ -74,6 +85,9 @@ class PredictionsWriter(Callback):
         self._pending: Any = None
         self._is_processed = False
         self._validation: _Validation | None = None
+        self._training: dict[str, Any] | None = None
+        self._checkpoint: str | Path | None = None
+        self._step: int | None = None
 
     # ------------------------------------------------------------------ the checkpoint's share
 
@@ -88,11 +102,20 @@ class PredictionsWriter(Callback):
         """Take up the validation of a checkpoint."""
         self._validation = _Validation(**state_dict) if state_dict else None
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Let the checkpoint say how it was trained."""
+        if trainer.state.fn == "fit":
+            self._training = describe_training(trainer, pl_module)
+        if self._training is not None:
+            checkpoint[TRAINING_KEY] = self._training
+
     def _load_from(self, path: str | Path, pl_module: LightningModule) -> None:
-        """Take up the validation that a checkpoint file keeps, without reading its weights."""
+        """Take up the validation and the training that a checkpoint file keeps, without reading its weights."""
         with anomalib_safe_globals(extra=cast("AnomalibModule", pl_module).checkpoint_safe_globals()):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         self.load_state_dict(checkpoint.get("callbacks", {}).get(self.state_key, {}))
+        self._training = checkpoint.get(TRAINING_KEY)
+        self._checkpoint, self._step = path, checkpoint.get("global_step")
 
     # ------------------------------------------------------------------ validation
 
@@ -136,6 +159,8 @@ class PredictionsWriter(Callback):
         """Follow a model that ends its fit with the weights of an earlier checkpoint."""
         chosen = getattr(pl_module, "chosen_checkpoint", None)
         known = self._validation
+        self._checkpoint, self._step = None, trainer.global_step
+        self._training = describe_training(trainer, pl_module)
         if chosen is not None:
             self._load_from(chosen, pl_module)
             if known is not None and self._validation is not None and known.digest == self._validation.digest:
@@ -180,7 +205,10 @@ class PredictionsWriter(Callback):
         table["p_value"] = self._p_values(rows)
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / FILE_NAME
+            record = path.with_name(RECORD_NAME)
+            record.unlink(missing_ok=True)  # a run that is killed here must not leave another one's
             write_predictions(path, table)
+            write_json(record, describe_run(trainer, pl_module, self._training, self._checkpoint, self._step))
             logger.info("Wrote the predictions of %d images to %s.", len(table), path)
         self._write_validation(trainer, pl_module)
 

@@ -11,7 +11,7 @@ from anomalib.pipelines.components.base import Pipeline
 from anomalib.pipelines.components.base.runner import Runner
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from anomalib_cxr.pipelines.report_evaluation import Bootstrap, Evaluation, evaluate_run, gallery
+from anomalib_cxr.pipelines.report_evaluation import ALL_PAIRS, Bootstrap, Evaluation, evaluate_run, gallery
 from anomalib_cxr.pipelines.report_nearest import nearest_patches
 from anomalib_cxr.pipelines.report_page import Pictures, make_page
 from anomalib_cxr.pipelines.report_pictures import data_uri, encode, match_pictures
@@ -44,6 +44,13 @@ class Report(Pipeline):
             parser.add_argument("--draws", type=int, default=2000, help="Draws of the bootstrap over patients.")
             parser.add_argument("--level", type=float, default=0.95, help="Level of the intervals.")
             parser.add_argument("--gallery", type=int, default=6, help="Images of each kind in a run's gallery.")
+            parser.add_argument(
+                "--reference",
+                type=str | None,
+                default=None,
+                help="Name of the run that the others are compared with (DeLong's test and the interval of the "
+                f"difference). null: up to {ALL_PAIRS} runs each with each, of more each with the first by name.",
+            )
             parser.add_argument(
                 "--max_mb", type=float, default=8.0, help="Pictures take no more than this in the file."
             )
@@ -78,6 +85,7 @@ class Report(Pipeline):
                 shown=args.gallery,
                 max_mb=args.max_mb,
                 nearest=args.nearest,
+                reference=args.reference,
             )
         except (ValueError, OSError) as error:
             raise SystemExit(f"anomalib report: {error}") from error
@@ -101,6 +109,7 @@ def make_report(
     shown: int = 6,
     max_mb: float = 8.0,
     nearest: int = 0,
+    reference: str | None = None,
 ) -> dict[str, str]:
     """Make a report of finished runs.
 
@@ -114,6 +123,8 @@ def make_report(
         shown: Images of each kind in a run's gallery; 0 shows none.
         max_mb: Pictures take no more than this many megabytes of the file. Where they would, each run shows fewer.
         nearest: Images whose nearest normal patches are shown, of each MultiResPatchSSL run.
+        reference: Name of the run that the others are compared with; None compares up to five runs each with each, and
+            more each with the first by name.
 
     Returns:
         Reason for each run that could not be used; the report shows the others.
@@ -134,9 +145,12 @@ def make_report(
         reasons = "; ".join(broken.values())
         msg = f"No run can be used: {reasons}"
         raise ValueError(msg)
+    if reference is not None and reference not in {run.name for run in runs}:
+        msg = f"There is no run {reference!r} to compare with, the runs are: {', '.join(run.name for run in runs)}."
+        raise ValueError(msg)
     evaluations = [evaluate_run(run, sensitivity, false_positive_rate, bootstrap) for run in runs]
     pictures = _pictures(evaluations, shown, max_mb, nearest)
-    text = make_page(title, evaluations, pictures, broken, bootstrap, shown)
+    text = make_page(title, evaluations, pictures, broken, bootstrap, shown, reference)
     _write(Path(output), text.encode("utf-8", "replace"))
     print(f"{output}: {len(runs)} runs, {Path(output).stat().st_size / 1e6:.1f} MB")
     return broken

@@ -20,8 +20,8 @@ from anomalib_cxr.pipelines.report_runs import FinishedRun
 
 logger = logging.getLogger(__name__)
 
-_ALL_PAIRS = 5
-"""Up to so many runs each is compared with each; of more, each with the first."""
+ALL_PAIRS = 5
+"""Up to so many runs each is compared with each; of more, each with a reference."""
 
 
 @dataclass(frozen=True)
@@ -201,17 +201,37 @@ def group_by_images(evaluations: Sequence[Evaluation]) -> tuple[list[list[Evalua
     return groups, refused
 
 
-def compare(group: Sequence[Evaluation], bootstrap: Bootstrap) -> tuple[list[Comparison], str]:
+def choose_reference(group: Sequence[Evaluation], name: str | None) -> Evaluation | None:
+    """Choose the run that the others are compared with.
+
+    Args:
+        group: Runs of the same images.
+        name: The one asked for, if any.
+
+    Returns:
+        That run if it is among them, else the first where there are more than :data:`ALL_PAIRS`; None: each is compared
+        with each.
+    """
+    asked = next((one for one in group if one.name == name), None)
+    return asked or (group[0] if len(group) > ALL_PAIRS else None)
+
+
+def compare(
+    group: Sequence[Evaluation], bootstrap: Bootstrap, reference: Evaluation | None = None
+) -> tuple[list[Comparison], str]:
     """Compare the AUROCs of runs on the same images.
 
     Args:
         group: Runs of the same images.
         bootstrap: How intervals are drawn.
+        reference: One of them; None compares each run with each.
 
     Returns:
-        The comparisons, each run with each, or with the first where there are more than five; and why there are none.
+        The comparisons, each run with each or the reference with each of the others; and why there are none.
     """
-    pairs = list(combinations(group, 2)) if len(group) <= _ALL_PAIRS else [(group[0], other) for other in group[1:]]
+    pairs = list(combinations(group, 2))
+    if reference is not None:
+        pairs = [(reference, other) for other in group if other is not reference]
     found: list[Comparison] = []
     try:
         for a, b in pairs:
@@ -266,7 +286,7 @@ def gallery(evaluation: Evaluation, count: int) -> dict[str, tuple[pd.DataFrame,
     elif (labelled["decision"] != "").any():
         kinds["Worst false positives (the run's own decisions)"] = normal[normal["decision"] == "abnormal"]
         kinds["Worst false negatives (the run's own decisions)"] = abnormal[abnormal["decision"] == "normal"]
-    else:
+    elif len(labelled):
         kinds["Normal images with the highest scores"] = normal
         kinds["Abnormal images with the lowest scores"] = abnormal
     return {title: (rows.head(count), len(rows)) for title, rows in kinds.items()}

@@ -48,7 +48,7 @@ def curve_figure(curves: Mapping[str, CurveBand], x_label: str, y_label: str, di
 def histogram_figure(
     scores: Numbers, labels: Sequence[str], thresholds: Mapping[str, float], x_label: str = "raw score"
 ) -> Element:
-    """Draw the scores of each label, as shares of the images of that label, and thresholds.
+    """Draw the scores of each label, in percent of the images of that label, and thresholds.
 
     Args:
         scores: (n,) finite scores.
@@ -67,13 +67,13 @@ def histogram_figure(
     edges = np.linspace(low, high, _BINS + 1)
     listed = np.array(labels, dtype=object)
     shares = {
-        kind: np.histogram(scores[listed == kind], edges)[0] / (listed == kind).sum()
+        kind: 100 * np.histogram(scores[listed == kind], edges)[0] / (listed == kind).sum()
         for kind in kinds
         if (listed == kind).any()
     }
-    top = max(float(share.max()) for share in shares.values())
+    top = _round_up(max(float(share.max()) for share in shares.values()))
     x_range, y_range = (low, high), (0.0, top)
-    parts = _axes(x_range, y_range, x_label, "share of images")
+    parts = _axes(x_range, y_range, x_label, "% of images")
     for kind, share in shares.items():
         corners_x = np.repeat(edges, 2)
         corners_y = np.r_[0, np.repeat(share, 2), 0]
@@ -97,7 +97,7 @@ def _axes(x_range: tuple[float, float], y_range: tuple[float, float], x_label: s
             tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, stroke="#e6eaee"),
             tag("line", x1=x, x2=x, y1=_TOP, y2=_HEIGHT - _BOTTOM, stroke="#e6eaee"),
             _label(_tick(x_range, share), x, _HEIGHT - _BOTTOM + 17, "middle", 12),
-            _label(_tick(y_range, share, 2), _LEFT - 6, y + 4, "end", 12),
+            _label(_tick(y_range, share), _LEFT - 6, y + 4, "end", 12),
         ]
     middle_x, middle_y = (_LEFT + _WIDTH - _RIGHT) / 2, (_TOP + _HEIGHT - _BOTTOM) / 2
     parts.append(_label(x_label, middle_x, _HEIGHT - 10, "middle", 13))
@@ -107,9 +107,15 @@ def _axes(x_range: tuple[float, float], y_range: tuple[float, float], x_label: s
     return parts
 
 
-def _tick(limits: tuple[float, float], share: float, digits: int = 3) -> str:
+def _tick(limits: tuple[float, float], share: float) -> str:
     low, high = limits
-    return f"{low + share * (high - low):.{digits}g}"
+    return f"{low + share * (high - low):.3g}"
+
+
+def _round_up(value: float) -> float:
+    """The next number whose quarters are short."""
+    power = 10 ** np.floor(np.log10(value))
+    return float(next(step for step in power * np.array([1, 2, 4, 6, 8, 10]) if step >= value * (1 - 1e-12)))
 
 
 def _legend(

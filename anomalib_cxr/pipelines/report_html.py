@@ -28,7 +28,7 @@ table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums
 th,td{text-align:right;padding:.25rem .7rem .25rem 0;border-bottom:1px solid var(--line);white-space:nowrap;
 vertical-align:top}
 th{font-weight:600;color:var(--soft)}
-th:first-child,td:first-child{text-align:left;white-space:normal;min-width:8rem;overflow-wrap:anywhere}
+th:first-child,td:first-child{text-align:left;white-space:normal;min-width:13rem;overflow-wrap:anywhere}
 td.text{text-align:left;white-space:normal;min-width:10rem}
 .interval{color:var(--soft);display:block;font-size:.85em}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:1rem}
@@ -49,7 +49,8 @@ a{color:#0b5cad}
 dl{display:grid;grid-template-columns:minmax(7rem,max-content) 1fr;gap:.15rem 1rem;font-size:.9rem;margin:.5rem 0}
 dt{color:var(--soft)}
 dd{margin:0;overflow-wrap:anywhere}
-@media (max-width:30rem){body{padding:.7rem}dl{grid-template-columns:1fr}dd{margin-bottom:.3rem}}
+@media (max-width:30rem){body{padding:.7rem}th:first-child,td:first-child{min-width:8rem}
+dl{grid-template-columns:1fr}dd{margin-bottom:.3rem}}
 @media print{details:not([open])>:not(summary){display:none}figure{break-inside:avoid}}
 """
 

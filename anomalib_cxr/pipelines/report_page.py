@@ -2,24 +2,29 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import anomalib
 import numpy as np
 import pandas as pd
 import torch
+import yaml
 
 from anomalib_cxr import __version__
 from anomalib_cxr.metrics.bootstrap import Interval
 from anomalib_cxr.pipelines.report_evaluation import (
+    ALL_PAIRS,
     Bootstrap,
     Comparison,
     Evaluation,
+    choose_reference,
     compare,
     gallery,
     group_by_images,
 )
 from anomalib_cxr.pipelines.report_figures import COLOURS, curve_figure, histogram_figure
 from anomalib_cxr.pipelines.report_html import Child, Element, page, table, tag
+from anomalib_cxr.pipelines.report_runs import FinishedRun
 
 _SHOWN = ("sensitivity", "specificity", "precision", "F1", "accuracy")
 _MAPS = {
@@ -48,6 +53,7 @@ def make_page(
     broken: Mapping[str, str],
     bootstrap: Bootstrap,
     shown: int,
+    reference: str | None = None,
 ) -> str:
     """Write the page.
 
@@ -58,6 +64,7 @@ def make_page(
         broken: Reason for each run that could not be read.
         bootstrap: How intervals were drawn.
         shown: Images of each kind in a gallery.
+        reference: Run that the others are compared with.
 
     Returns:
         HTML of a page that needs nothing but itself.
@@ -67,7 +74,8 @@ def make_page(
         tag(
             "p",
             f"For research: not a medical device, not for diagnosis. Intervals are {bootstrap.level:.0%} intervals by "
-            f"a bootstrap over patients, {bootstrap.draws} draws. Thresholds were chosen on validation images.",
+            f"a bootstrap over patients, {bootstrap.draws} draws. A draw without the label that a figure needs is left "
+            "out, and counted beside the interval. Thresholds were chosen on validation images.",
             class_="note",
         ),
     ]
@@ -79,7 +87,7 @@ def make_page(
         links += [tag("li", tag("a", "Model card", href="#card"))]
         parts.append(tag("nav", tag("ul", *links)))
     parts += [tag("h2", "Overview"), _overview(evaluations)]
-    parts += _comparisons(evaluations, bootstrap)
+    parts += _comparisons(evaluations, bootstrap, reference)
     for index, one in enumerate(evaluations):
         parts += _run(f"run-{index}", one, pictures.get(one.name, Pictures()), shown)
     parts += _model_card(evaluations)
@@ -103,7 +111,7 @@ def _overview(evaluations: Sequence[Evaluation]) -> Element:
     return table(head, rows)
 
 
-def _comparisons(evaluations: Sequence[Evaluation], bootstrap: Bootstrap) -> list[Child]:
+def _comparisons(evaluations: Sequence[Evaluation], bootstrap: Bootstrap, reference: str | None) -> list[Child]:
     if len(evaluations) < 2:
         return []
     parts: list[Child] = [tag("h2", "Runs side by side")]
@@ -115,7 +123,8 @@ def _comparisons(evaluations: Sequence[Evaluation], bootstrap: Bootstrap) -> lis
             continue
         if len(groups) > 1:
             parts.append(tag("h3", f"On the images of {group[0].name}"))
-        drawn = able[: len(COLOURS)]
+        ranked = sorted(able, key=lambda one: (one.finished.is_last, -one.values["AUROC"]))
+        drawn = able if len(able) <= len(COLOURS) else ranked[: len(COLOURS)]
         curves = {one.name: one.roc for one in drawn if one.roc is not None}
         steps = {one.name: one.precision_recall for one in drawn if one.precision_recall is not None}
         parts.append(
@@ -129,8 +138,26 @@ def _comparisons(evaluations: Sequence[Evaluation], bootstrap: Bootstrap) -> lis
         names = [tag("span", f"■ {one.name}  ", style=f"color:{COLOURS[i]}") for i, one in enumerate(drawn)]
         parts.append(tag("p", *names, class_="legend"))
         if len(drawn) < len(able):
-            parts.append(tag("p", f"Curves of the first {len(drawn)} of {len(able)} runs.", class_="note"))
-        found, problem = compare(able, bootstrap)
+            parts.append(
+                tag(
+                    "p",
+                    f"Curves of {len(drawn)} of {len(able)} runs: those of the highest AUROC, by last weights only "
+                    "where colours are left.",
+                    class_="note",
+                )
+            )
+        with_all = choose_reference(able, reference)
+        found, problem = compare(able, bootstrap, with_all)
+        if with_all is not None:
+            why = "as asked for" if with_all.name == reference else f"the first by name, as there are over {ALL_PAIRS}"
+            parts.append(
+                tag(
+                    "p",
+                    "Every run is compared with the reference run ",
+                    tag("strong", with_all.name),
+                    f" ({why}; --reference chooses another).",
+                )
+            )
         parts.append(tag("p", f"No comparison: {problem}", class_="warning") if problem else _comparison_table(found))
     return parts if len(parts) > 1 else []
 
@@ -203,9 +230,22 @@ def _run(anchor: str, one: Evaluation, pictures: Pictures, shown: int) -> list[C
             for name, uri in pictures.sheets.items()
         ]
         parts.append(tag("div", *sheets, class_="figures") if sheets else None)
-    text = one.finished.config_text
-    if text:
-        parts.append(tag("details", tag("summary", "Configuration of the run"), tag("pre", text)))
+    parts += _configuration(one.finished)
+    return parts
+
+
+def _configuration(run: FinishedRun) -> list[Child]:
+    """The configuration as it was written, or what the run itself says of model and data."""
+    text, title = run.config_text, "Configuration of the run"
+    known = {part: run.record[part] for part in ("model", "data") if run.record.get(part)}
+    if not text and known:
+        text = yaml.safe_dump(known, sort_keys=False, allow_unicode=True)
+        title = "Model and data of the run, with their arguments"
+    parts: list[Child] = [tag("details", tag("summary", title), tag("pre", text))] if text else []
+    # A job of a cross-validation that is older than run.json has told its versions.
+    if run.record_problem and (run.has_record or not run.versions):
+        text = f"{run.record_problem}: what is not in other files of the run is not known."
+        parts.append(tag("p", text, class_="note"))
     return parts
 
 
@@ -213,24 +253,47 @@ def _facts(one: Evaluation) -> Element:
     run = one.finished
     normal, abnormal = _counts(one.labelled)
     patients = one.labelled["patient_id"].replace("", np.nan).nunique()
-    versions = run.done.get("versions")
     seconds = run.done.get("fit_seconds")
+    trained_with = run.training.get("versions") or run.versions
     facts = {
         "model": run.class_name("model"),
         "data": run.class_name("data"),
         "test images": f"{len(run.test)}: {normal} normal, {abnormal} abnormal, of {patients or 'unknown'} patients",
         "validation images": "" if run.validation is None else str(len(run.validation)),
         "split (SHA-256)": ", ".join(run.split_hashes) or "not known",
+        "weights": _weights(run),
         "trained in": f"{seconds / 60:.1f} min" if isinstance(seconds, int | float) else "",
-        "versions of the run": ", ".join(f"{k} {v}" for k, v in versions.items())
-        if isinstance(versions, dict)
-        else "not known",
+        "trained on": _device(run.training),
+        "tested on": _device(run.record),
+        "date of the test": str(run.record.get("date", "")),
+        "versions of the run": _versions(run.versions) or "not known",
+        "versions of the training": _versions(trained_with) if trained_with != run.versions else "",
         "heat maps": _MAPS.get(run.class_name("model"), ""),
     }
     pairs: list[Child] = []
     for name, value in facts.items():
         pairs += [tag("dt", name), tag("dd", value)] if value else []
     return tag("dl", *pairs)
+
+
+def _versions(versions: object) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items()) if isinstance(versions, dict) else ""
+
+
+def _weights(run: FinishedRun) -> str:
+    """Which weights were tested: checkpoint and step, as far as they are known."""
+    checkpoint, step = run.record.get("checkpoint"), run.record.get("step")
+    if checkpoint is None and step is None:
+        return "the last of the training" if run.is_last else ""
+    return f"{checkpoint or 'those in memory after the training'}, step {'not known' if step is None else step}"
+
+
+def _device(circumstances: Mapping[str, Any]) -> str:
+    parts = [circumstances.get("device"), circumstances.get("precision") and f"precision {circumstances['precision']}"]
+    processes = circumstances.get("processes")
+    if isinstance(processes, int) and processes > 1:
+        parts.append(f"{processes} processes")
+    return ", ".join(str(part) for part in parts if part)
 
 
 def _figures(one: Evaluation) -> Element:
@@ -269,10 +332,9 @@ def _findings(findings: pd.DataFrame) -> Element:
     rows: list[list[Child]] = []
     for row in findings.to_dict("records"):
         cells: list[Child] = [str(row["finding"]), str(row["cases"]), str(row["normals"])]
-        cells += [
-            _with_interval(row[name], Interval(row[f"{name}_low"], row[f"{name}_high"]))
-            for name in ("AUROC", "accuracy", "F1")
-        ]
+        for name in ("AUROC", "accuracy", "F1"):
+            undefined = int(row.get(f"{name}_undefined", 0))
+            cells.append(_with_interval(row[name], Interval(row[f"{name}_low"], row[f"{name}_high"], undefined)))
         rows.append(cells)
     return table(["finding", "cases", "normals", "AUROC", "accuracy", "F1"], rows)
 
@@ -316,7 +378,8 @@ def _model_card(evaluations: Sequence[Evaluation]) -> list[Child]:
     for one in evaluations:
         run = one.finished
         hashes = ", ".join(text[:12] for text in run.split_hashes) or "not known"
-        cells = (run.class_name("model") or "not known", run.class_name("data") or "not known", hashes)
+        known = (run.class_name("model"), run.class_name("data"), hashes, _weights(run), _versions(run.versions))
+        cells = [cell or "not known" for cell in known]
         rows.append([one.name, *(tag("td", cell, class_="text") for cell in cells)])
     limits = [
         "A score says how unusual an image is among the normal images that the model was trained on. It is no "
@@ -338,7 +401,7 @@ def _model_card(evaluations: Sequence[Evaluation]) -> list[Child]:
     return [
         tag("h2", "Model card", id="card"),
         tag("h3", "What was evaluated"),
-        table(["run", "model", "data", "split"], rows),
+        table(["run", "model", "data", "split", "weights", "versions"], rows),
         tag("h3", "Intended use"),
         tag(
             "p",
@@ -378,19 +441,25 @@ def _with_interval(value: float, interval: Interval | None, signed: bool = False
     if np.isnan(value):
         return tag("td", "–")
     text = f"{value:+.3f}" if signed else f"{value:.3f}"
-    if interval is None or np.isnan(interval.low):
+    if interval is None:
         return tag("td", text)
-    return tag("td", text, tag("span", _range(interval), class_="interval"))
+    lines = [_range(interval), _left_out(interval)]
+    return tag("td", text, *(tag("span", line, class_="interval") for line in lines if line))
 
 
 def _plain(value: float, interval: Interval) -> str:
-    return f"{value:.3f} ({_range(interval)})"
+    return f"{value:.3f} ({', '.join(filter(None, (_range(interval), _left_out(interval))))})"
 
 
 def _range(interval: Interval) -> str:
-    return (
-        f"{interval.low:.3f}–{interval.high:.3f}" if interval.low >= 0 else f"{interval.low:.3f} to {interval.high:.3f}"
-    )
+    if np.isnan(interval.low):
+        return "no interval" if interval.undefined else ""
+    joint = "–" if interval.low >= 0 else " to "
+    return f"{interval.low:.3f}{joint}{interval.high:.3f}"
+
+
+def _left_out(interval: Interval) -> str:
+    return f"{interval.undefined} draws left out" if interval.undefined else ""
 
 
 def _number(value: float, digits: int = 3) -> str:

@@ -4,13 +4,14 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
+from anomalib_cxr.callbacks.run_record import RECORD_NAME, RunRecordError, read_record
 from anomalib_cxr.metrics.predictions import (
     FILE_NAME,
     VALIDATION_FILE_NAME,
@@ -39,6 +40,10 @@ class FinishedRun:
     """Why there is no ``validation``; "" where there is."""
     home: Path
     """Where configuration, log and weights are: the folder, or the one above for the last weights."""
+    record: dict[str, Any] = field(default_factory=dict)
+    """What the run wrote of itself, see :func:`~anomalib_cxr.callbacks.run_record.describe_run`."""
+    record_problem: str = ""
+    """Why there is no ``record``; "" where there is."""
 
     @property
     def is_last(self) -> bool:
@@ -75,8 +80,27 @@ class FinishedRun:
         return content if isinstance(content, dict) else {}
 
     @property
+    def has_record(self) -> bool:
+        """Whether there is a ``run.json``, be it broken."""
+        return (self.folder / RECORD_NAME).exists()
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """What is known of the training: versions, device, precision, lung masks; empty where nothing is."""
+        return self.record.get("training", {})
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions that the predictions were made with; empty where they are not known."""
+        versions = self.record.get("versions") or self.done.get("versions")
+        return {str(key): str(value) for key, value in versions.items()} if isinstance(versions, dict) else {}
+
+    @property
     def lung_quality(self) -> str:
-        """What the log says of the lung masks; "" where it says nothing."""
+        """What the run or its log says of the lung masks; "" where they say nothing."""
+        summary = self.training.get("lung_masks")
+        if isinstance(summary, str) and summary:
+            return summary
         path = self.home / LOG
         if not path.is_file():
             return ""
@@ -89,9 +113,11 @@ class FinishedRun:
         return sorted(set(self.test["split_hash"]) - {""})
 
     def class_name(self, part: str) -> str:
-        """Class of the configured ``"model"`` or ``"data"``, without its module; "" where it is not known."""
-        section = self.config.get(part)
-        return str(section.get("class_path", "")).rpartition(".")[2] if isinstance(section, dict) else ""
+        """Class of the ``"model"`` or ``"data"``, without its module; "" where it is not known."""
+        for section in (self.record.get(part), self.config.get(part)):
+            if isinstance(section, dict) and section.get("class_path"):
+                return str(section["class_path"]).rpartition(".")[2]
+        return ""
 
 
 def find_runs(results: Sequence[str | Path]) -> tuple[list[FinishedRun], dict[str, str]]:
@@ -146,4 +172,10 @@ def _read(name: str, folder: Path) -> FinishedRun:
         except PredictionsError as error:
             validation, problem = None, str(error).removesuffix(".")
     is_last = folder.name == LAST_FOLDER and (folder.parent / FILE_NAME).is_file()
-    return FinishedRun(name, folder, test, validation, problem, folder.parent if is_last else folder)
+    record, record_problem = {}, ""
+    try:
+        record = read_record(folder / RECORD_NAME)
+    except RunRecordError as error:
+        record_problem = str(error)
+    home = folder.parent if is_last else folder
+    return FinishedRun(name, folder, test, validation, problem, home, record, record_problem)

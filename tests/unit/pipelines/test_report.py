@@ -186,6 +186,48 @@ def test_the_same_runs_give_the_same_file(results: Path, page: Page) -> None:
     (results / "again.html").unlink()
 
 
+def test_with_many_runs_the_reference_is_named_and_can_be_chosen(tmp_path: Path) -> None:
+    for index in range(6):
+        draw_run(tmp_path / f"run{index}", 0.3 * index, index, pictures=False)
+    page, _ = written(tmp_path)
+    says = "Every run is compared with the reference run "
+    (said,) = [p["text"] for p in page.all("p") if p["text"].startswith(says)]
+    assert said == f"{says}run0 (the first by name, as there are over 5; --reference chooses another)."
+    assert [page.row(f"run0 − run{index}")[1][:6] for index in range(1, 6)]
+    asked, _ = written(tmp_path, reference="run4")
+    (said,) = [p["text"] for p in asked.all("p") if p["text"].startswith(says)]
+    assert said.startswith(f"{says}run4 (as asked for")
+    compared = {cell["text"] for cell in asked.all("td") if " − " in cell["text"]}
+    assert compared == {f"run4 − run{index}" for index in (0, 1, 2, 3, 5)}
+    assert asked.row("run4 − run0")[1][1:6] == page.row("run0 − run4")[1][1:6]
+    with pytest.raises(ValueError, match="no run 'run9' to compare with, the runs are: run0, run1"):
+        written(tmp_path, reference="run9")
+
+
+def test_each_run_is_compared_with_each_where_there_are_few_and_no_reference_is_named(page: Page) -> None:
+    assert not [p for p in page.all("p") if "reference run" in p["text"]]
+
+
+def test_the_drawn_curves_of_many_runs_are_the_best_ones(tmp_path: Path) -> None:
+    for index in range(9):
+        draw_run(tmp_path / f"run{index}", 0.4 * index, 7, pictures=False)
+    draw_run(tmp_path / "run8" / "last", 4.0, 7, pictures=False)
+    page, _ = written(tmp_path)
+    legend = next(e["text"] for e in page.elements if e.get("class") == "legend")
+    assert [part.strip() for part in legend.split("■")[1:]] == [f"run{index}" for index in range(8, 0, -1)]
+
+
+def test_draws_without_a_label_are_counted_beside_the_interval(tmp_path: Path) -> None:
+    # Two abnormal images, of one patient, among 11 patients: (10/11)^11 of the draws have none of them.
+    draw_run(tmp_path / "few", 1.0, 1, pictures=False, normal=20, abnormal=2)
+    page, _ = written(tmp_path)
+    auroc, specificity = page.row("few")[3], page.row("few")[7]
+    counted = int(re.fullmatch(r"\d\.\d{3}\d\.\d{3}–\d\.\d{3}(\d+) draws left out", auroc)[1])
+    assert counted == pytest.approx(60 * (10 / 11) ** 11, abs=15)
+    assert "left out" not in specificity, "normal images are in every draw"
+    assert any(f", {counted} draws left out)" in e["text"] for e in page.all("figcaption"))
+
+
 def test_holm_is_that_of_r() -> None:
     # p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
