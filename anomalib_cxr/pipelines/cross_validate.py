@@ -70,7 +70,7 @@ class CrossValidate(Pipeline):
             args = self.get_parser().parse_args()
         try:
             self._run(args)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise SystemExit(f"anomalib cross-validate: {error}") from error
 
     @staticmethod

@@ -9,12 +9,10 @@ A job that was cut off goes on: from its last checkpoint where the model's train
 test where the training was complete, else from the start.
 """
 
-import json
 import logging
 import os
 import shutil
 import sys
-import tempfile
 import textwrap
 import threading
 import time
@@ -31,9 +29,10 @@ from filelock import FileLock
 from lightning.pytorch import seed_everything
 
 from anomalib_cxr import __version__
+from anomalib_cxr.callbacks.run_record import write_json
 from anomalib_cxr.metrics.predictions import FILE_NAME, VALIDATION_FILE_NAME, read_predictions
 from anomalib_cxr.models.one_class import OneClassTraining
-from anomalib_cxr.pipelines.cross_validation_plan import CONFIG, DONE, FITTED, LAST_FOLDER, METRICS
+from anomalib_cxr.pipelines.cross_validation_plan import CONFIG, DONE, FITTED, LAST_FOLDER, METRICS, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ def run_job(folder: Path) -> None:
     seed = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))["seed_everything"]
     seed_everything(seed, workers=True, verbose=False)
     engine, model, datamodule = _prepare(folder, folder)
-    fitted = _read(folder / FITTED)
+    fitted = read_json(folder / FITTED)
     if fitted is None:
         resumed = _resume_from(folder, model)
         engine.fit(model, datamodule=datamodule, ckpt_path=resumed)
@@ -108,23 +107,6 @@ def _resume_from(folder: Path, model: Any) -> Path | None:
     return None
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a small file, atomically.
-
-    Args:
-        path: File to write.
-        content: What JSON can hold.
-    """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-    Path(temporary).replace(path)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
 def _end_with_parent() -> None:
     """End when the process that started this one does, even if it was killed: its end of the pipe closes then."""
 
@@ -146,6 +128,9 @@ def main() -> None:
     with FileLock(folder / ".lock", timeout=60):
         try:
             run_job(folder)
+        except SystemExit as error:
+            # Whatever ended the process, status 0 stands for a job that is done.
+            sys.exit(error.code or "SystemExit: the job was ended before it was done")
         except Exception as error:
             logger.exception("The job failed.")
             reason = textwrap.shorten(str(error), 300)

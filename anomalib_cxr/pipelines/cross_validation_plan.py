@@ -3,13 +3,16 @@
 import copy
 import importlib
 import inspect
+import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from json import dumps
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 CONFIG, FITTED, METRICS, DONE, LOG = "job.yaml", "fitted.json", "test_metrics.json", "done.json", "log.txt"
 """Files of a job's folder, in the order of their coming."""
@@ -42,11 +45,30 @@ class CrossValidationJob:
     @property
     def digest(self) -> str:
         """SHA-256 of the configuration: a finished job is skipped only for the configuration that it was done with."""
-        return sha256(dumps(self.config, sort_keys=True, default=str).encode()).hexdigest()
+        return sha256(json.dumps(self.config, sort_keys=True, default=str).encode()).hexdigest()
 
 
 class PlanError(ValueError):
     """The configuration of a cross-validation cannot be carried out; the message says where."""
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a file that a job notes its progress in.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What it holds; None where there is none, or it was torn, which the log says: the step is done again then.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        logger.warning("%s cannot be read and counts for nothing: %s", path, error)
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def plan_jobs(

@@ -1,6 +1,5 @@
 """The table of a cross-validation, from the predictions of its jobs."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,12 +14,13 @@ from anomalib_cxr.metrics.image_level import image_metrics
 from anomalib_cxr.metrics.predictions import (
     FILE_NAME,
     VALIDATION_FILE_NAME,
+    PredictionsError,
     check_apart,
     check_same_images,
     read_predictions,
 )
 from anomalib_cxr.metrics.thresholds import best_f1_threshold, normal_threshold, sensitivity_threshold
-from anomalib_cxr.pipelines.cross_validation_plan import LAST_FOLDER, METRICS, CrossValidationJob
+from anomalib_cxr.pipelines.cross_validation_plan import LAST_FOLDER, METRICS, CrossValidationJob, read_json
 from anomalib_cxr.pipelines.job_runner import read_done
 
 logger = logging.getLogger(__name__)
@@ -112,21 +112,32 @@ def evaluate_jobs(
                 check_same_images(other, test, name, job.name)
                 validation = read_predictions(place / VALIDATION_FILE_NAME)
                 check_apart(validation, test)
+                _check_labelled(validation, "validation")
+                _check_labelled(test, "test")
                 threshold = choose_threshold(validation, rule)
                 run = Run(test["raw_score"], test["label"] == "abnormal", patients_or_images(test), threshold)
                 values = image_metrics(run.scores, run.labels, threshold)
-            except ValueError as error:
+                pixel_values = _pixel_values(place / METRICS)
+            except (ValueError, OSError) as error:
                 failed[job.name] = str(error)
                 continue
             seconds = read_done(job, results)["fit_seconds"]
             seconds = np.nan if seconds is None else seconds  # of a job that was cut off nobody knows the whole time
-            evaluated.append(Evaluated(job, checkpoint, run, values, seconds, _pixel_values(place / METRICS)))
+            evaluated.append(Evaluated(job, checkpoint, run, values, seconds, pixel_values))
     return evaluated, failed
+
+
+def _check_labelled(predictions: pd.DataFrame, what: str) -> None:
+    """Refuse images without label: they would count as normal."""
+    nameless = predictions["image"][predictions["label"] == ""]
+    if len(nameless):
+        msg = f"{len(nameless)} of {len(predictions)} {what} images have no label, the first is {nameless.iloc[0]}."
+        raise PredictionsError(msg)
 
 
 def _pixel_values(path: Path) -> dict[str, float]:
     """Pixel-level metrics that the model's evaluator measured; none on data without masks."""
-    measured = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    measured = read_json(path) or {}
     return {name: float(value) for name, value in measured.items() if name.startswith("pixel_")}
 
 
@@ -144,8 +155,9 @@ def make_tables(
     Returns:
         One row a job and checkpoint (``data``, ``model``, ``checkpoint``, ``fold``, ``seed``, ``threshold``, metrics),
         and one row a data set, model and checkpoint: ``jobs``, ``planned``, and for each metric its mean, ``_sd`` over
-        the jobs (NaN for one), and ``_low``, ``_high`` of the mean by bootstrap over patients; at last the mean and
-        ``_sd`` of the pixel-level metrics that all jobs of the model measured.
+        the jobs (NaN for one), ``_low``, ``_high`` of the mean by bootstrap over patients, and ``_undefined``, the
+        draws left out of that since they held no image of a label that the metric needs; at last the mean and ``_sd``
+        of the pixel-level metrics that all jobs of the model measured.
     """
     single: list[dict[str, Any]] = []
     groups: dict[tuple[str, str, str], list[Evaluated]] = {}
@@ -165,9 +177,9 @@ def make_tables(
         row: dict[str, Any] = {"data": data, "model": model, "checkpoint": checkpoint}
         row |= {"jobs": len(ones), "planned": planned[data, model]}
         for name in SHOWN:
-            low, high, _ = intervals[name]
+            low, high, undefined = intervals[name]
             row |= _mean_and_spread(name, [one.values[name] for one in ones])
-            row |= {f"{name}_low": low, f"{name}_high": high}
+            row |= {f"{name}_low": low, f"{name}_high": high, f"{name}_undefined": undefined}
         row["fit_seconds"] = float(np.mean([one.fit_seconds for one in ones]))
         for name in [name for name in ones[0].pixel_values if all(name in one.pixel_values for one in ones)]:
             row |= _mean_and_spread(name, [one.pixel_values[name] for one in ones])
@@ -200,7 +212,7 @@ def to_markdown(table: pd.DataFrame, rule: str | Mapping[str, float], draws: int
     for row in table.to_dict("records"):
         cells = [row["data"], row["model"], row["checkpoint"], f"{row['jobs']}/{row['planned']}"]
         cells.append("–" if np.isnan(row["fit_seconds"]) else f"{row['fit_seconds'] / 60:.1f}")
-        cells += [f"{_shown(row, name)} ({row[f'{name}_low']:.3f}–{row[f'{name}_high']:.3f})" for name in SHOWN]
+        cells += [f"{_shown(row, name)}{_interval(row, name)}" for name in SHOWN]
         cells += ["" if np.isnan(row[name]) else _shown(row, name) for name in pixel]
         lines.append(f"| {' | '.join(cells)} |")
     shown = rule if isinstance(rule, str) else ", ".join(f"{name} {share}" for name, share in rule.items())
@@ -210,11 +222,26 @@ def to_markdown(table: pd.DataFrame, rule: str | Mapping[str, float], draws: int
         f"Threshold: {shown} on validation. Weights '{BEST}' were chosen with the labels of the validation images, as "
         f"published results are; '{LAST}' without any label, but for the threshold where its rule uses labels."
     )
+    if (table[[f"{name}_undefined" for name in SHOWN]] > 0).any(axis=None):
+        lines[-1] += " Draws without an image of a label that a metric needs are left out of its interval and counted."
+    if table[list(SHOWN)].isna().any(axis=None):
+        lines[-1] += " – stands where a test holds no image of such a label, in any of the jobs."
     if pixel:
         lines[-1] += " Pixel-level metrics are those of each model's own evaluator."
     return "\n".join(lines)
 
 
 def _shown(row: Mapping[Any, Any], name: str) -> str:
+    if np.isnan(row[name]):
+        return "–"
     spread = "" if np.isnan(row[f"{name}_sd"]) else f" ± {row[f'{name}_sd']:.3f}"
     return f"{row[name]:.3f}{spread}"
+
+
+def _interval(row: Mapping[Any, Any], name: str) -> str:
+    """Interval and the number of draws that it leaves out; nothing where there is no figure."""
+    low, high, undefined = (row[f"{name}_{end}"] for end in ("low", "high", "undefined"))
+    if np.isnan(row[name]):
+        return ""
+    left_out = f", {undefined} draws left out" if undefined else ""
+    return " (no interval)" if np.isnan(low) else f" ({low:.3f}–{high:.3f}{left_out})"

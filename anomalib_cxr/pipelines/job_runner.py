@@ -1,6 +1,5 @@
 """Runs the jobs of a cross-validation in processes of their own, skips finished ones and survives failing ones."""
 
-import json
 import logging
 import os
 import queue
@@ -23,13 +22,15 @@ from anomalib_cxr.pipelines.cross_validation_plan import (
     METRICS,
     CrossValidationJob,
     PlanError,
+    read_json,
 )
 
 logger = logging.getLogger(__name__)
 
 _COMMAND = (sys.executable, "-m", "anomalib_cxr.pipelines.cross_validation_job")
 _LEFTOVERS = (
-    FITTED, METRICS, "predictions.csv", "predictions_val.csv", "images", "weights", LAST_FOLDER, "sheets", LOG,
+    FITTED, METRICS, DONE, "predictions.csv", "predictions_val.csv", "run.json", "images", "weights", "sheets",
+    LAST_FOLDER, LOG,
 )  # fmt: skip
 
 
@@ -47,7 +48,7 @@ def is_done(job: CrossValidationJob, results: Path) -> bool:
         PlanError: If it was completed with another configuration: its figures must not be mixed with new ones.
     """
     folder = results / job.name
-    if not (folder / DONE).is_file():
+    if not _is_complete(folder):
         return False
     if not _has_config(job, folder):
         msg = (
@@ -95,6 +96,8 @@ def run_jobs(
         slot, start = slots.get(), time.monotonic()
         try:
             return _run_job(job, results / job.name, environments[slot], running), time.monotonic() - start
+        except OSError as error:  # its folder cannot be made or written
+            return f"{type(error).__name__}: {error}", time.monotonic() - start
         finally:
             slots.put(slot)
 
@@ -140,16 +143,20 @@ def _run_job(
             running.discard(process)
             if process.stdin is not None:
                 process.stdin.close()
-    if status == 0 and (folder / DONE).is_file():
+    if status == 0 and _is_complete(folder):
         return None
     lines = log_path.read_text(encoding="utf-8", errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
     return f"exit status {status}: {last} (see {log_path})"
 
 
+def _is_complete(folder: Path) -> bool:
+    return "fit_seconds" in (read_json(folder / DONE) or {})
+
+
 def _has_config(job: CrossValidationJob, folder: Path) -> bool:
     path = folder / CONFIG
-    return path.is_file() and path.read_text(encoding="utf-8").startswith(f"# {job.digest}\n")
+    return path.is_file() and path.read_text(encoding="utf-8", errors="replace").startswith(f"# {job.digest}\n")
 
 
 def _environment(slot: int, parallel: int) -> dict[str, str]:
@@ -184,4 +191,4 @@ def read_done(job: CrossValidationJob, results: Path) -> dict[str, float]:
     Returns:
         ``fit_seconds`` of the training, null where it was cut off in between, and more.
     """
-    return json.loads((results / job.name / DONE).read_text(encoding="utf-8"))
+    return read_json(results / job.name / DONE) or {"fit_seconds": None}

@@ -161,3 +161,56 @@ def test_the_time_of_a_job_that_was_cut_off_is_not_shown(tmp_path) -> None:
     _, table = make_tables(evaluated, {("own", "a"): 2}, draws=50)
     assert np.isnan(table["fit_seconds"].iloc[0])
     assert to_markdown(table, "best_f1", 50, 0.95).splitlines()[2].split(" | ")[4] == "–"
+
+
+def rewritten(results: Path, job: CrossValidationJob, **columns: object) -> None:
+    path = results / job.name / "predictions.csv"
+    table = pd.read_csv(path, dtype={"split_hash": str, "patient_id": str}, keep_default_na=False)
+    write_predictions(path, table.assign(p_value=np.nan, **columns))
+
+
+def test_draws_left_out_of_an_interval_are_counted(tmp_path) -> None:
+    jobs = [finished(tmp_path, "few", None), finished(tmp_path, "many", None)]
+    for job in jobs:  # one patient of 20 is abnormal: (19/20)^20 of the draws miss it
+        rewritten(tmp_path, job, label=np.where(np.arange(40) < 2, "abnormal", "normal"))
+    evaluated, _ = evaluate_jobs(jobs, tmp_path)
+    _, table = make_tables(evaluated, {("own", "few"): 1, ("own", "many"): 1}, draws=1000)
+    row = table.iloc[0]
+    assert row["AUROC_undefined"] == pytest.approx(1000 * (19 / 20) ** 20, abs=60)
+    assert row["AUROC_undefined"] == row["sensitivity_undefined"]
+    assert row["specificity_undefined"] == row["accuracy_undefined"] == 0
+    text = to_markdown(table, "best_f1", 1000, 0.95)
+    assert f", {row['AUROC_undefined']} draws left out)" in text
+    assert "are left out of its interval and counted" in text
+
+
+def test_a_class_that_no_test_image_has_leaves_dashes(tmp_path) -> None:
+    jobs = [finished(tmp_path, "a", None, seed) for seed in (0, 1)]
+    for job in jobs:
+        rewritten(tmp_path, job, label="normal")
+    evaluated, failed = evaluate_jobs(jobs, tmp_path)
+    assert not failed
+    _, table = make_tables(evaluated, {("own", "a"): 2}, draws=50)
+    text = to_markdown(table, "best_f1", 50, 0.95)
+    cells = text.splitlines()[2].strip("| ").split(" | ")
+    assert cells[5:8] == ["–", "–", "–"]  # AUROC, AUPR, F1
+    assert cells[8].startswith(f"{table['accuracy'][0]:.3f} ± ")
+    assert "nan" not in text
+    assert "where a test holds no image of such a label" in text
+
+
+def test_images_without_label_are_not_taken_for_normal_ones(tmp_path) -> None:
+    jobs = [finished(tmp_path, "a", None), finished(tmp_path, "b", None)]
+    rewritten(tmp_path, jobs[1], label=["", *["normal", "abnormal"] * 19, "abnormal"])
+    rewritten(tmp_path, jobs[0], label=["", *["normal", "abnormal"] * 19, "abnormal"])
+    evaluated, failed = evaluate_jobs(jobs, tmp_path)
+    assert not evaluated
+    assert failed["own/a/seed_0"] == "1 of 40 test images have no label, the first is testNone-0.png."
+
+
+def test_a_broken_note_of_pixel_metrics_fails_no_job(tmp_path) -> None:
+    job = finished(tmp_path, "a", None)
+    (tmp_path / job.name / "test_metrics.json").write_text('{"pixel_AUROC": 0.')
+    evaluated, failed = evaluate_jobs([job], tmp_path)
+    assert len(evaluated) == 1
+    assert not failed
