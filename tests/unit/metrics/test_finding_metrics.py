@@ -250,23 +250,23 @@ def test_an_evaluator_wants_each_finding_once(findings) -> None:
         ours.FindingEvaluator(findings)
 
 
-def _share(rank: int, folder: str, queue: multiprocessing.Queue) -> None:
+def _share(rank: int, folder: str, is_useless: bool, queue: multiprocessing.Queue) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     table = drawn()
-    # The second process sees no image with a nodule, and at first none that any of these metrics uses.
-    has = table["abnormal"] & table["findings"].str.contains("nodule")
-    others = table["abnormal"] & (table["findings"] == "edema")
-    parts = [has | (table.index < 60) & ~others] if rank == 0 else [others, ~has & (table.index >= 60) & ~others]
-    queue.put((rank, [computed(metric("nodule"), *(batch_of(table[part]) for part in parts))
-                      for metric in (*THREE, ours.FindingCases)]))  # fmt: skip
+    useless = table["abnormal"] & (table["findings"] == "edema")  # none that any of these metrics uses
+    first = (table.index < 80) | is_useless
+    parts = [table[first & ~useless]] if rank == 0 else [table[useless], table[~first & ~useless]]
+    batches = [batch_of(part) for part in parts if len(part)]
+    queue.put((rank, [computed(metric("nodule"), *batches) for metric in (*THREE, ours.FindingCases)]))
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_measure_what_one_does(tmp_path) -> None:
+@pytest.mark.parametrize("is_useless", [False, True], ids=["both", "one_sees_nothing_of_use"])
+def test_two_processes_measure_what_one_does(is_useless, tmp_path) -> None:
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    processes = [context.Process(target=_share, args=(rank, str(tmp_path), queue)) for rank in range(2)]
+    processes = [context.Process(target=_share, args=(rank, str(tmp_path), is_useless, queue)) for rank in range(2)]
     for process in processes:
         process.start()
     values = dict(queue.get(timeout=20) for _ in processes)
