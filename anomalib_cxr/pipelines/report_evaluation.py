@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 ALL_PAIRS = 5
 """Up to so many runs each is compared with each; of more, each with a reference."""
 
+_FEW_PATIENTS = 10
+
 
 @dataclass(frozen=True)
 class Bootstrap:
@@ -110,6 +112,7 @@ def evaluate_run(run: FinishedRun, sensitivity: float, false_positive_rate: floa
             f"{nameless} images have no patient: each is taken for a patient of its own, and intervals are too narrow "
             "if some share one."
         )
+    notes += _few_patients(labelled)
     if run.validation is None:
         notes.append(f"No threshold could be chosen on validation images: {run.problem}.")
     if len(test) > 1 and test["raw_score"].nunique() == 1:
@@ -144,6 +147,14 @@ def evaluate_run(run: FinishedRun, sensitivity: float, false_positive_rate: floa
         threshold = evaluation.chosen.threshold
         findings = finding_table(labelled, float(threshold or 0.0), draws=bootstrap.draws, level=bootstrap.level)
     return Evaluation(run, labelled, points, values, intervals, roc, precision_recall, findings, notes)
+
+
+def _few_patients(labelled: pd.DataFrame) -> list[str]:
+    """Say it where a label has so few patients that drawing them again tells little."""
+    patients = pd.Series(patients_or_images(labelled), index=labelled.index)
+    numbers = {label: patients[labelled["label"] == label].nunique() for label in sorted(set(labelled["label"]))}
+    few = [f"{number} with {label} images" for label, number in numbers.items() if number < _FEW_PATIENTS]
+    return [f"Few patients, {' and '.join(few)}: the intervals are too narrow."] if few else []
 
 
 def _operating_point(

@@ -262,7 +262,7 @@ def _facts(one: Evaluation) -> Element:
         "validation images": "" if run.validation is None else str(len(run.validation)),
         "split (SHA-256)": ", ".join(run.split_hashes) or "not known",
         "weights": _weights(run),
-        "trained in": f"{seconds / 60:.1f} min" if isinstance(seconds, int | float) else "",
+        "trained in": f"{seconds / 60:.1f} min" if isinstance(seconds, int | float) and np.isfinite(seconds) else "",
         "trained on": _device(run.training),
         "tested on": _device(run.record),
         "date of the test": str(run.record.get("date", "")),

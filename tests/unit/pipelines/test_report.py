@@ -279,6 +279,7 @@ def test_a_broken_run_is_named_and_the_others_are_shown(tmp_path: Path, capsys: 
         ({"label": ""}, "54 of 54 images have no label"),
         ({"raw_score": "0.25"}, "All scores are equal (0.25)"),
         ({"patient_id": ""}, "54 images have no patient"),
+        ({"patient_id": "p"}, "Few patients, 1 with abnormal images and 1 with normal images: the intervals are too"),
         ({"split_hash": [str(i % 2) for i in range(54)]}, "of several splits"),
     ],
 )
