@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from anomalib_cxr.models.multires_patch_ssl.local_search import LocalSearch
-from anomalib_cxr.models.multires_patch_ssl.reference_bank import expected_bytes
+from anomalib_cxr.models.patch_search.local_search import LocalSearch
+from anomalib_cxr.models.patch_search.reference_bank import expected_bytes
 
 pytestmark = pytest.mark.benchmark
 

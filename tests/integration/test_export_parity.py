@@ -28,6 +28,9 @@ TOLERANCE = 1e-4
 
 MODELS: dict[str, Any] = {
     "AnatPaste": lambda: AnatPaste(image_size=SIDE, max_steps=20, steps_per_epoch=20, num_workers=0, seed=3),
+    "local": lambda: AnatPaste(
+        preset="best", image_size=SIDE, max_steps=5, steps_per_epoch=5, backbone="resnet10t", num_workers=0, seed=3
+    ),
     "MultiResPatchSSL": lambda: MultiResPatchSSL(
         image_size=SIDE,
         patch_sizes=(16, 32),
@@ -204,6 +207,7 @@ def compare(expected: dict[str, np.ndarray], images: np.ndarray, onnx_path: Path
         "quickstart.yaml",
         "anatpaste/zhanglab.yaml",
         "anatpaste/zhanglab_cpu.yaml",
+        "anatpaste/zhanglab_best.yaml",
         "multires_patch_ssl/quickstart.yaml",
         "multires_patch_ssl/zhanglab_cpu.yaml",
         "multires_patch_ssl/zhanglab_frozen_crops.yaml",

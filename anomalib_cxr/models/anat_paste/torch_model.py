@@ -2,7 +2,7 @@
 
 import itertools
 from statistics import fmean
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import timm
 import torch
@@ -11,12 +11,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from anomalib_cxr.models.anat_paste.kernel_density import GaussianKernelDensity
+from anomalib_cxr.models.anat_paste.local_density import LocalDensity
 from anomalib_cxr.models.anat_paste.normal_map import NormalMap
 from anomalib_cxr.models.residual_branches import open_residual_branches
 
+Density = Literal["kernel", "local"]
+
 
 class AnatPasteModel(nn.Module):
-    """Backbone, projection head and kernel density.
+    """Backbone, projection head and density.
 
     Grey input: three channels are averaged to one inside the model, so that the exported graph takes what Anomalib's
     datasets yield. Intensities in [0, 1] are mapped to [−1, 1] (mean 0.5, standard deviation 0.5, as the published
@@ -29,10 +32,13 @@ class AnatPasteModel(nn.Module):
         num_classes: Normal, and one for each kind of pasting.
         bandwidth: Of the kernel density.
         fine_map: Average the heat map over shifts by half a cell, in four passes instead of one (ours): with 4 × 4
-            cells the map says more precisely where.
+            cells the map says more precisely where. Not with ``density="local"``, whose map is no Grad-CAM.
+        density: ``"kernel"``, the paper's, of the pooled embedding; or ``"local"`` (ours), :class:`LocalDensity` on the
+            last feature map but one, which gives the heat map, too.
 
     Raises:
-        ValueError: If the backbone is unknown to timm, or does not end in plain average pooling.
+        ValueError: If the backbone is unknown to timm or does not end in plain average pooling, or an argument is out
+            of range.
     """
 
     def __init__(
@@ -43,8 +49,15 @@ class AnatPasteModel(nn.Module):
         num_classes: int = 2,
         bandwidth: float = 1.0,
         fine_map: bool = False,
+        density: Density = "kernel",
     ) -> None:
         super().__init__()
+        if density not in get_args(Density):
+            msg = f"density must be one of {', '.join(get_args(Density))}, not {density!r}."
+            raise ValueError(msg)
+        if fine_map and density == "local":
+            msg = "fine_map averages Grad-CAMs, and density='local' draws none: leave fine_map out."
+            raise ValueError(msg)
         if not timm.is_model(backbone):
             msg = f"timm knows no model {backbone!r}: timm.list_models() lists them."
             raise ValueError(msg)
@@ -57,7 +70,8 @@ class AnatPasteModel(nn.Module):
             open_residual_branches(self.backbone)
         self.head = projection_head(self.backbone.num_features, head_layers)
         self.classifier = nn.Linear(128, num_classes)
-        self.density = GaussianKernelDensity(bandwidth)
+        self.density: GaussianKernelDensity | LocalDensity
+        self.density = GaussianKernelDensity(bandwidth) if density == "kernel" else LocalDensity()
         self.normal_map = NormalMap()
         self.fine_map = fine_map
         statistics: dict[str, Any] = self.backbone.pretrained_cfg if pre_trained else {"mean": (0.5,), "std": (0.5,)}
@@ -73,8 +87,11 @@ class AnatPasteModel(nn.Module):
         Returns:
             (B, C, h, w).
         """
+        return self.backbone.forward_features(self._normalised(images))
+
+    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
         grey = images.mean(dim=1, keepdim=True) if images.shape[1] > 1 else images
-        return self.backbone.forward_features((grey - self.mean) / self.std)
+        return (grey - self.mean) / self.std
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Class logits, for training.
@@ -91,15 +108,41 @@ class AnatPasteModel(nn.Module):
         """Pooled backbone embeddings, (B, C), not normalised."""
         return self.features(images).mean(dim=(2, 3))
 
-    def fit(self, pooled: torch.Tensor, cams: torch.Tensor) -> None:
+    def references(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What :meth:`fit` wants to know of images.
+
+        Args:
+            images: (B, 3 or 1, H, W) in [0, 1].
+
+        Returns:
+            With a kernel density, embeddings and heat maps, see :meth:`embed_with_cams`; with a local one,
+            :meth:`cells`. The first dimension is the image's.
+        """
+        return (self.cells(images),) if isinstance(self.density, LocalDensity) else self.embed_with_cams(images)
+
+    def fit(self, *references: torch.Tensor) -> None:
         """Take un-augmented normal images as references of density and heat map.
 
         Args:
-            pooled: (n, C) embeddings and
-            cams: (n, S, h, w) heat maps, both from :meth:`embed_with_cams` in evaluation mode.
+            references: What :meth:`references` gives for all of them in evaluation mode.
         """
-        self.density.fit(pooled)
-        self.normal_map.fit(cams)
+        self.density.fit(references[0])
+        if isinstance(self.density, GaussianKernelDensity):
+            self.normal_map.fit(references[1])
+
+    def cells(self, images: torch.Tensor) -> torch.Tensor:
+        """Last feature map but one, cell by cell.
+
+        Args:
+            images: (B, 3 or 1, H, W) in [0, 1].
+
+        Returns:
+            (B, rows, cols, D).
+        """
+        level = self.backbone.forward_intermediates(
+            self._normalised(images), indices=[-2], stop_early=True, intermediates_only=True
+        )[0]
+        return level.permute(0, 2, 3, 1)
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         """Score images and draw their maps.
@@ -108,10 +151,13 @@ class AnatPasteModel(nn.Module):
             images: (B, 3 or 1, H, W) in [0, 1].
 
         Returns:
-            ``pred_score`` (B,), the negative log density; ``anomaly_map`` (B, 1, H, W), the Grad-CAM less that of
-            normal images.
+            ``pred_score`` (B,), the negative log density, or with a local one the mean distance; ``anomaly_map``
+            (B, 1, H, W), the Grad-CAM, or the distances, less those of normal images.
         """
         height, width = images.shape[-2:]
+        if isinstance(self.density, LocalDensity):
+            score, distances = self.density(self.cells(images))
+            return InferenceBatch(pred_score=score, anomaly_map=enlarge(distances, height, width))
         pooled, cams = self.embed_with_cams(images)
         large = enlarge(self.normal_map(cams), height, width)
         shifts = self._shifts((height, width), cams.shape[-2:])

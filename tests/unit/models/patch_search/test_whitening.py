@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.covariance import LedoitWolf
 
-from anomalib_cxr.models.multires_patch_ssl.whitening import ledoit_wolf, mean_and_covariance, whitening_matrix
+from anomalib_cxr.models.patch_search.whitening import ledoit_wolf, mean_and_covariance, whitening_matrix
 
 
 @pytest.mark.parametrize(("n", "dim"), [(200, 5), (7, 30), (2, 4)])

@@ -10,7 +10,7 @@ import torch
 from scipy.spatial import distance as scipy_distance
 from sklearn.covariance import LedoitWolf
 
-from anomalib_cxr.models.multires_patch_ssl.local_search import LocalSearch, top_q_mean
+from anomalib_cxr.models.patch_search.local_search import LocalSearch, top_q_mean
 
 DISTANCES = ("euclidean", "manhattan", "cosine", "mahalanobis", "whitened_cosine")
 WHITENED = ("mahalanobis", "whitened_cosine")
@@ -230,7 +230,7 @@ def test_state_loads_into_an_empty_search(name):
 
 def test_onnx_runtime_gives_the_same(tmp_path, monkeypatch):
     # Small enough that the graph holds several chunks of each search.
-    monkeypatch.setattr("anomalib_cxr.models.multires_patch_ssl.local_search._EXPORT_ELEMENTS", 300)
+    monkeypatch.setattr("anomalib_cxr.models.patch_search.local_search._EXPORT_ELEMENTS", 300)
     searches = [LocalSearch(1, name) for name in DISTANCES]
     searches += [LocalSearch("all", "cosine")]
     for search in searches:

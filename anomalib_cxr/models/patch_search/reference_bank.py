@@ -7,8 +7,8 @@ import torch
 from anomalib.models.components.base import DynamicBufferMixin
 from torch import Tensor, nn
 
-from anomalib_cxr.models.multires_patch_ssl.local_search import Distance, LocalSearch
-from anomalib_cxr.models.multires_patch_ssl.whitening import mean_and_covariance
+from anomalib_cxr.models.patch_search.local_search import Distance, LocalSearch
+from anomalib_cxr.models.patch_search.whitening import mean_and_covariance
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from anomalib.models.components.base import DynamicBufferMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomalib_cxr.models.multires_patch_ssl.whitening import whitening_matrix
+from anomalib_cxr.models.patch_search.whitening import whitening_matrix
 
 Distance = Literal["euclidean", "manhattan", "cosine", "mahalanobis", "whitened_cosine"]
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from sklearn.decomposition import PCA, TruncatedSVD
 
-from anomalib_cxr.models.multires_patch_ssl.local_search import LocalSearch
-from anomalib_cxr.models.multires_patch_ssl.reference_bank import ReferenceBank, expected_bytes, farthest_first
+from anomalib_cxr.models.patch_search.local_search import LocalSearch
+from anomalib_cxr.models.patch_search.reference_bank import ReferenceBank, expected_bytes, farthest_first
 
 
 def test_without_options_it_is_the_search():
