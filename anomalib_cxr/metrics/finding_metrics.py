@@ -82,20 +82,20 @@ class _OfFinding:
             **kwargs: As Anomalib's.
 
         Raises:
-            ValueError: If the batch has no findings, or a score is NaN or infinite; the message names the images.
+            ValueError: If the batch has no findings or labels, or a score is NaN or infinite; the message names the images.
         """
         metric: Any = self
         cells: list[str] | None = getattr(batch, "findings", None)
-        if cells is None:
+        if cells is None or batch.gt_label is None:
             if not metric.strict:
                 metric._update_count -= 1  # as AnomalibMetric does where a field is missing
                 return
             msg = (
-                f"{self.name}: the batch has no findings ({type(batch).__name__}); use a datamodule of "
-                "anomalib_cxr.data, RadiographTable for your own images."
+                f"{self.name}: the batch has no {'findings' if cells is None else 'labels'} ({type(batch).__name__}); "
+                "use a datamodule of anomalib_cxr.data, RadiographTable for your own images."
             )
             raise ValueError(msg)
-        if batch.gt_label is None or any(getattr(batch, field, None) is None for field in metric.fields):
+        if any(getattr(batch, field, None) is None for field in metric.fields):
             super().update(batch, *args, **kwargs)  # type: ignore[misc]  # which says what is missing
             return
         if batch.pred_score is not None:  # a decision on a NaN is "normal" without a word

@@ -178,6 +178,8 @@ def test_a_batch_without_findings_is_refused_in_one_sentence() -> None:
         ours.FindingF1Score("nodule", prefix="image_").update(batch)
     with pytest.raises(ValueError, match="does not have a value for field with name pred_label"):
         ours.FindingF1Score("nodule").update(batch_of(drawn(), pred_label=None))
+    with pytest.raises(ValueError, match=r"AUROC_nodule: the batch has no labels \(RadiographBatch\)"):
+        ours.FindingAUROC("nodule", fields=["pred_score", "pred_label"]).update(batch_of(drawn(), gt_label=None))
     for metric in (*THREE, ours.FindingCases):
         lenient = metric("nodule", strict=False)
         lenient.update(batch)
