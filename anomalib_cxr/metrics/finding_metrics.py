@@ -82,7 +82,7 @@ class _OfFinding:
             **kwargs: As Anomalib's.
 
         Raises:
-            ValueError: If the batch has no findings or labels, or a score is NaN or infinite; the message names the images.
+            ValueError: If the batch has no findings or labels, or a score is NaN or infinite; the images are named.
         """
         metric: Any = self
         cells: list[str] | None = getattr(batch, "findings", None)
