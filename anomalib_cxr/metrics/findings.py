@@ -109,7 +109,8 @@ def finding_table(
 
     Returns:
         One row a finding, most frequent first: ``finding``, ``cases``, ``normals``, and for each metric its value and
-        ``<metric>_low``, ``<metric>_high``, NaN where there are too few cases. No rows where no image has a finding.
+        ``<metric>_low``, ``<metric>_high``, NaN where there are too few cases, and ``<metric>_undefined``, the draws
+        left out of the interval since they held no image of a label. No rows where no image has a finding.
 
     Raises:
         ValueError: If there is no normal image, or a score is not finite.
@@ -139,10 +140,11 @@ def finding_table(
         intervals = bootstrap_intervals(run, draws, level, seed) if enough else {}
         row: dict[str, object] = {"finding": finding, "cases": int(has.sum()), "normals": int((~abnormal).sum())}
         for name in _SHOWN:
-            low, high = intervals[name][:2] if enough else (np.nan, np.nan)
-            row |= {name: values[name], f"{name}_low": low, f"{name}_high": high}
+            low, high, undefined = intervals[name] if enough else (np.nan, np.nan, 0)
+            row |= {name: values[name], f"{name}_low": low, f"{name}_high": high, f"{name}_undefined": undefined}
         rows.append(row)
-    columns = ["finding", "cases", "normals", *(f"{name}{end}" for name in _SHOWN for end in ("", "_low", "_high"))]
+    ends = ("", "_low", "_high", "_undefined")
+    columns = ["finding", "cases", "normals", *(f"{name}{end}" for name in _SHOWN for end in ends)]
     table = pd.DataFrame(rows, columns=columns)
     return table.sort_values(["cases", "finding"], ascending=[False, True], ignore_index=True)
 
