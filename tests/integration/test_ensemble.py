@@ -236,6 +236,21 @@ def test_another_split_than_the_members_is_pointed_out(
         assert ("trained on another split than this datamodule's" in caplog.text) == warned
 
 
+def test_checkpoints_of_older_versions_are_known_by_what_they_have(trained: dict[str, Path], tmp_path: Path) -> None:
+    checkpoint = torch.load(trained["seed_1"], weights_only=False)
+    del checkpoint["hyper_parameters"]["density"]
+    torch.save(checkpoint, tmp_path / "older.ckpt")
+    ensemble = Ensemble([str(tmp_path / "older.ckpt"), str(trained["seed_2"])]).eval()
+    scores, _ = alone(trained, "seed_1", "seed_2")
+    with torch.no_grad():
+        torch.testing.assert_close(ensemble.model(images()).pred_score.flatten(), scores.mean(0))
+    # Every argument of STFPM's is also one of MultiResPatchSSL's, which does not make it one.
+    checkpoint["hyper_parameters"] = {"backbone": "resnet18", "layers": ["layer1"]}
+    torch.save(checkpoint, tmp_path / "stfpm.ckpt")
+    with pytest.raises(ValueError, match=r"stfpm.ckpt does not say of which model it is"):
+        Ensemble([str(tmp_path / "stfpm.ckpt"), str(trained["seed_2"])])
+
+
 def test_bad_members_are_refused(trained: dict[str, Path], tmp_path: Path) -> None:
     good = str(trained["seed_1"])
     with pytest.raises(ValueError, match="needs two or more checkpoints"):

@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 #: Told by their arguments, without being named.
 KNOWN: tuple[type[AnomalibModule], ...] = (AnatPaste, MultiResPatchSSL)
 
-_COMPONENTS = {"self", "pre_processor", "post_processor", "evaluator", "visualizer"}
+#: Arguments by which ours are told from Anomalib's models.
+_OURS = {"preset", "checkpoint", "seed"}
 #: What a checkpoint says of the components, beside the hyper-parameters.
 _KEPT = (
     "anomalib_components_enabled",
@@ -124,8 +125,8 @@ def find_class(class_path: str) -> type[AnomalibModule]:
 
 
 def _class_of(arguments: dict[str, Any], path: Path) -> type[AnomalibModule]:
-    """Class whose constructor takes exactly these arguments."""
-    fitting = [cls for cls in KNOWN if set(inspect.signature(cls.__init__).parameters) - _COMPONENTS == set(arguments)]
+    """Class of ours whose constructor takes these arguments; an older version's lacks what was added since."""
+    fitting = [cls for cls in KNOWN if set(inspect.signature(cls.__init__).parameters) >= set(arguments) >= _OURS]
     if len(fitting) != 1:
         msg = (
             f"{path} does not say of which model it is: name the class of each checkpoint, "
