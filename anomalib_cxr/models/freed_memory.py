@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 # From glibc's malloc.h, with its defaults.
 _M_TRIM_THRESHOLD, _DEFAULT_TRIM = -1, 128 * 1024
@@ -37,7 +38,11 @@ def freed_memory_kept() -> Iterator[bool]:
 
 
 class KeepFreedMemory(Callback):
-    """Trains inside of :func:`freed_memory_kept`, where the training is on a CPU."""
+    """Takes the steps of a training inside of :func:`freed_memory_kept`, where it is on a CPU.
+
+    Only the steps: each asks for the same sizes again. Between them, where banks are built and images are scored, sizes
+    differ, and kept memory would fall to pieces and grow.
+    """
 
     def __init__(self) -> None:
         self._kept = ExitStack()
@@ -47,6 +52,16 @@ class KeepFreedMemory(Callback):
         del trainer
         if pl_module.device.type == "cpu":
             self._kept.enter_context(freed_memory_kept())
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Pause; comes before the bank is built."""
+        del trainer, pl_module
+        self._kept.close()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self.on_train_start(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End."""
