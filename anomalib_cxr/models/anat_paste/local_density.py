@@ -1,10 +1,14 @@
 """How far each place of a feature map lies from the normal images, place by place."""
 
+import logging
+
 import torch
 from torch import nn
 
 from anomalib_cxr.models.anat_paste.normal_map import NormalMap
-from anomalib_cxr.models.patch_search import ReferenceBank
+from anomalib_cxr.models.patch_search import ReferenceBank, expected_bytes
+
+logger = logging.getLogger(__name__)
 
 
 class LocalDensity(nn.Module):
@@ -37,6 +41,9 @@ class LocalDensity(nn.Module):
         if len(cells) < 2:
             msg = f"The local density needs at least two normal training images, got {len(cells)}."
             raise ValueError(msg)
+        n, rows, cols, dim = cells.shape
+        size = expected_bytes(n, (rows, cols), dim, "float16") / 2**20
+        logger.info("The local density keeps %d x %d cells of %d images: %.0f MiB.", rows, cols, n, size)
         self.bank.fit(cells)
         searched = torch.arange(0, len(cells), -(-len(cells) // self.map_images), device=cells.device)
         found = [self.bank(cells[part], exclude=part)[0] for part in searched.split(16)]
