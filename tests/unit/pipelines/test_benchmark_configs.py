@@ -53,7 +53,7 @@ def test_a_comparison_has_both_detectors_and_six_built_in_ones(name: str) -> Non
             assert one_pass != ("max_epochs" in job.config["trainer"]), f"{job.name} would run 1000 epochs"
     per_model = Counter(job.model for job in jobs)
     assert built_in / per_model[jobs[0].model] >= 6
-    ours = {"anatpaste", "cutpaste_normal", "cutpaste_scar", "cutpaste_3way", "multires_patch_ssl"}
+    ours = {"anatpaste", "cutpaste_normal", "cutpaste_scar", "cutpaste_3way", "cutpaste_union", "multires_patch_ssl"}
     assert ours <= set(per_model)
 
 
