@@ -76,7 +76,7 @@ def test_anomalibs_own_benchmark_can_carry_out_its_configuration() -> None:
     config = yaml.safe_load((CONFIGS / "stock_benchmark.yaml").read_text())["benchmark"]
     jobs = list(BenchmarkJobGenerator(accelerator="cpu").generate_jobs(config, None))
     names = [type(job.model).__name__ for job in jobs]
-    assert names == ["AnatPaste", "MultiResPatchSSL", "Padim", "Dfkde"]
+    assert names == ["AnatPaste", "MultiResPatchSSL", "Padim", "Dfm"]
     for job in jobs:
         assert isinstance(job.datamodule, PhantomCXR)
         length = job.model.trainer_arguments
