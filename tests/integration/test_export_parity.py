@@ -27,9 +27,7 @@ N_IMAGES, SIDE, REFERENCES = 200, 64, 50
 TOLERANCE = 1e-4
 
 MODELS: dict[str, Any] = {
-    "AnatPaste": lambda: AnatPaste(
-        image_size=SIDE, max_steps=20, steps_per_epoch=20, backbone="resnet10t", num_workers=0, seed=3
-    ),
+    "AnatPaste": lambda: AnatPaste(image_size=SIDE, max_steps=20, steps_per_epoch=20, num_workers=0, seed=3),
     "local": lambda: AnatPaste(
         preset="best", image_size=SIDE, max_steps=5, steps_per_epoch=5, backbone="resnet10t", num_workers=0, seed=3
     ),

@@ -60,9 +60,9 @@ class AnatPaste(OneClassTraining, AnomalibModule):  # type: ignore[misc]  # as i
             validation every 8 × 256, which divides them), or ``"best"`` (ours: what ranks ZhangLab's validation images
             best of all that half an hour of a CPU can train). ``"best"`` differs from the paper in size and length
             (128², 900 steps, validation every 150) and in the density: local distances on the last feature map but
-            one, instead of a kernel density of the pooled embedding and a Grad-CAM. After 1200 steps at 256² the
-            kernel density ranked better than the local one. ``image_size``, ``max_steps``, ``steps_per_epoch``,
-            ``fine_map`` and ``density`` override it.
+            one, instead of a kernel density of the pooled embedding and a Grad-CAM. After 1200 steps at 256²
+            (ZhangLab, one seed) the kernel density ranked better than the local one. ``image_size``, ``max_steps``,
+            ``steps_per_epoch``, ``fine_map`` and ``density`` override it.
         image_size: Side of the square model input in pixels.
         max_steps: Optimiser steps of the whole training.
         steps_per_epoch: Optimiser steps between two validations, a divisor of ``max_steps``; None takes the preset's,
