@@ -1,9 +1,9 @@
 """Long jobs that the `anomalib` command starts as subcommands."""
 
-from anomalib_cxr.pipelines.cross_validate import CrossValidate
+from anomalib_cxr.pipelines.cross_validation.pipeline import CrossValidate
 from anomalib_cxr.pipelines.patch_ablation import PatchAblation
 from anomalib_cxr.pipelines.prepare import Prepare
-from anomalib_cxr.pipelines.report import Report
+from anomalib_cxr.pipelines.report.pipeline import Report
 
 #: Subcommand and the pipeline it runs.
 SUBCOMMANDS = {"cross-validate": CrossValidate, "patch-ablation": PatchAblation, "prepare": Prepare, "report": Report}

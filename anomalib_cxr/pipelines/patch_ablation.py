@@ -24,8 +24,8 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from anomalib_cxr.models import MultiResPatchSSL
+from anomalib_cxr.models.components.patch_search.reference_bank import ReferenceBank
 from anomalib_cxr.models.multires_patch_ssl.torch_model import MultiResPatchSSLModel
-from anomalib_cxr.models.patch_search.reference_bank import ReferenceBank
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from anomalib_cxr.models.patch_search.local_search import LocalSearch
-from anomalib_cxr.models.patch_search.reference_bank import expected_bytes
+from anomalib_cxr.models.components.patch_search.local_search import LocalSearch
+from anomalib_cxr.models.components.patch_search.reference_bank import expected_bytes
 
 pytestmark = pytest.mark.benchmark
 

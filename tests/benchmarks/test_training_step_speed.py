@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from anomalib_cxr.augmentations import build_pasting, jitter_intensity
+from anomalib_cxr.callbacks.freed_memory import freed_memory_kept
 from anomalib_cxr.models.anat_paste.torch_model import AnatPasteModel
-from anomalib_cxr.models.freed_memory import freed_memory_kept
 
 BATCH, SIDE, ROUNDS = 32, 128, 8
 THREADS = int(os.environ.get("CXR_BENCH_THREADS", "2"))

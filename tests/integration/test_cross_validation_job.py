@@ -12,8 +12,8 @@ from PIL import Image
 from sklearn import metrics as sk
 
 from anomalib_cxr.metrics import read_predictions
-from anomalib_cxr.pipelines.cross_validation_job import run_job
-from anomalib_cxr.pipelines.cross_validation_plan import plan_jobs
+from anomalib_cxr.pipelines.cross_validation.job import run_job
+from anomalib_cxr.pipelines.cross_validation.plan import plan_jobs
 
 MODELS = {
     "ours": {

@@ -14,7 +14,7 @@ from anomalib_cxr.deploy import ExportedDetector, read_metadata
 from anomalib_cxr.imaging import read_radiograph
 from anomalib_cxr.metrics.predictions import read_predictions
 from anomalib_cxr.models import AnatPaste
-from anomalib_cxr.models.post_processor import RankPreservingPostProcessor
+from anomalib_cxr.models.components.post_processor import RankPreservingPostProcessor
 
 
 class Run(NamedTuple):

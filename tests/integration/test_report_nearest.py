@@ -9,12 +9,12 @@ import torch
 import yaml
 
 from anomalib_cxr.models import MultiResPatchSSL
-from anomalib_cxr.pipelines.cross_validation_job import run_job
-from anomalib_cxr.pipelines.cross_validation_plan import plan_jobs
-from anomalib_cxr.pipelines.report import make_report
-from anomalib_cxr.pipelines.report_evaluation import Bootstrap
-from anomalib_cxr.pipelines.report_nearest import _datamodule, nearest_patches
-from anomalib_cxr.pipelines.report_runs import find_runs
+from anomalib_cxr.pipelines.cross_validation.job import run_job
+from anomalib_cxr.pipelines.cross_validation.plan import plan_jobs
+from anomalib_cxr.pipelines.report.evaluation import Bootstrap
+from anomalib_cxr.pipelines.report.nearest import _datamodule, nearest_patches
+from anomalib_cxr.pipelines.report.pipeline import make_report
+from anomalib_cxr.pipelines.report.runs import find_runs
 
 MODEL = {
     "class_path": "MultiResPatchSSL",

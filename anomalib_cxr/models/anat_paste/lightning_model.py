@@ -20,13 +20,13 @@ from torchvision.transforms.v2 import Transform
 
 from anomalib_cxr.anatomy import LungMasks
 from anomalib_cxr.augmentations import build_pasting, jitter_intensity
-from anomalib_cxr.data.step_order import seeded
 from anomalib_cxr.imaging.cache import ImageCache
 from anomalib_cxr.models.anat_paste.sheets import save_training_sheets
 from anomalib_cxr.models.anat_paste.torch_model import AnatPasteModel, Density
-from anomalib_cxr.models.one_class import OneClassTraining
-from anomalib_cxr.models.pixel_preserving import refuse_moved_pixels
-from anomalib_cxr.models.schedule import validation_interval, warmup_cosine
+from anomalib_cxr.models.components.one_class import OneClassTraining
+from anomalib_cxr.models.components.pixel_preserving import refuse_moved_pixels
+from anomalib_cxr.models.components.schedule import validation_interval, warmup_cosine
+from anomalib_cxr.models.components.step_order import seeded
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ import logging
 import torch
 from torch import nn
 
-from anomalib_cxr.models.anat_paste.normal_map import NormalMap
-from anomalib_cxr.models.patch_search import BankDtype, ReferenceBank, expected_bytes
+from anomalib_cxr.models.components.normal_map import NormalMap
+from anomalib_cxr.models.components.patch_search import BankDtype, ReferenceBank, expected_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 
+from anomalib_cxr.models.components.post_processor import RankPreservingPostProcessor
+from anomalib_cxr.models.components.scoring import Scoring
 from anomalib_cxr.models.ensemble.members import build_member, common_split, read_member
 from anomalib_cxr.models.ensemble.surprise import Surprise
 from anomalib_cxr.models.ensemble.torch_model import EnsembleMember, EnsembleModel
-from anomalib_cxr.models.post_processor import RankPreservingPostProcessor
-from anomalib_cxr.models.scoring import Scoring
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from anomalib.models import AnomalibModule
 from anomalib.utils.serialization import anomalib_safe_globals
 
 from anomalib_cxr.models.anat_paste import AnatPaste
+from anomalib_cxr.models.components.pretrained import weights_come_later
 from anomalib_cxr.models.multires_patch_ssl import MultiResPatchSSL
-from anomalib_cxr.models.pretrained import weights_come_later
 
 logger = logging.getLogger(__name__)
 

@@ -16,14 +16,14 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRSchedulerC
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from anomalib_cxr.data.step_order import seeded
+from anomalib_cxr.models.components.one_class import OneClassTraining
+from anomalib_cxr.models.components.patch_search.local_search import Distance
+from anomalib_cxr.models.components.patch_search.reference_bank import BankDtype, Selection
+from anomalib_cxr.models.components.schedule import validation_interval, warmup_cosine
+from anomalib_cxr.models.components.step_order import seeded
 from anomalib_cxr.models.multires_patch_ssl.ntx_ent_loss import NTXentLoss
 from anomalib_cxr.models.multires_patch_ssl.torch_model import Features, MultiResPatchSSLModel, Score, grey
 from anomalib_cxr.models.multires_patch_ssl.views import SimCLRViews
-from anomalib_cxr.models.one_class import OneClassTraining
-from anomalib_cxr.models.patch_search.local_search import Distance
-from anomalib_cxr.models.patch_search.reference_bank import BankDtype, Selection
-from anomalib_cxr.models.schedule import validation_interval, warmup_cosine
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anomalib_cxr.models.components.residual_branches import open_residual_branches
 from anomalib_cxr.models.multires_patch_ssl.patch_grid import PatchGrid, resize_matrix
-from anomalib_cxr.models.residual_branches import open_residual_branches
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,15 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
+from anomalib_cxr.models.components.patch_search.local_search import Distance, top_q_mean
+from anomalib_cxr.models.components.patch_search.reference_bank import (
+    BankDtype,
+    ReferenceBank,
+    Selection,
+    expected_bytes,
+)
 from anomalib_cxr.models.multires_patch_ssl.patch_encoder import PatchEncoder, projection_head
 from anomalib_cxr.models.multires_patch_ssl.patch_grid import PatchGrid
-from anomalib_cxr.models.patch_search.local_search import Distance, top_q_mean
-from anomalib_cxr.models.patch_search.reference_bank import BankDtype, ReferenceBank, Selection, expected_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from sklearn import metrics as sk
 
 from anomalib_cxr.callbacks import HeatMapLogger
 from anomalib_cxr.imaging import blend_heat_map
-from anomalib_cxr.models.post_processor import RankPreservingPostProcessor
+from anomalib_cxr.models.components.post_processor import RankPreservingPostProcessor
 
 TEST_GREYS = [*GREYS["test", "normal"], *GREYS["test", "abnormal"]]
 TEST_LABELS = [0] * 3 + [1] * 4

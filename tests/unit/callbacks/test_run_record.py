@@ -20,8 +20,8 @@ from PIL import Image
 from anomalib_cxr.callbacks import PredictionsWriter
 from anomalib_cxr.callbacks.run_record import RunRecordError, plain, read_record, write_json
 from anomalib_cxr.metrics import read_predictions
-from anomalib_cxr.pipelines.report import make_report
-from anomalib_cxr.pipelines.report_evaluation import Bootstrap
+from anomalib_cxr.pipelines.report.evaluation import Bootstrap
+from anomalib_cxr.pipelines.report.pipeline import make_report
 
 
 class Lungs:

@@ -101,7 +101,7 @@ def write_openvino(folder: Path) -> Path:
     """The same as ``model.xml`` and ``model.bin``."""
     import openvino
 
-    from anomalib_cxr.models.deployable import _describe_openvino
+    from anomalib_cxr.models.components.deployable import _describe_openvino
 
     path = folder / "model.xml"
     openvino.save_model(openvino.convert_model(write_onnx(folder / "onnx")), path, compress_to_fp16=False)

@@ -11,9 +11,9 @@ from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
 
 import anomalib_cxr.plugin
 from anomalib_cxr.data import PhantomCXR
-from anomalib_cxr.models.one_class import OneClassTraining
+from anomalib_cxr.models.components.one_class import OneClassTraining
 from anomalib_cxr.pipelines import CrossValidate
-from anomalib_cxr.pipelines.cross_validation_plan import CrossValidationJob, plan_jobs
+from anomalib_cxr.pipelines.cross_validation.plan import CrossValidationJob, plan_jobs
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "benchmark"
 NAMES = ("zhanglab", "chexpert", "rsna", "padchest", "phantom")

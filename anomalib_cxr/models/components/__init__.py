@@ -1,0 +1,1 @@
+"""What several detectors share: the training chain, post-processing, resizing, patch search."""

@@ -1,0 +1,1 @@
+"""`anomalib cross-validate`: models × data × folds × seeds."""

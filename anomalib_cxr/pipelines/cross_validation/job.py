@@ -1,0 +1,142 @@
+"""One job of a cross-validation, in a process of its own.
+
+``python -m anomalib_cxr.pipelines.cross_validation.job FOLDER``, where the folder holds ``job.yaml``, a configuration
+of the stock ``anomalib train``. What the run leaves lies directly in the folder: predictions, pictures, weights;
+``last/`` holds the predictions by the last weights, where the model chose earlier ones by validation labels.
+``done.json`` is written last.
+
+A job that was cut off goes on: from its last checkpoint where the model's trainings equal unbroken ones (ours), at the
+test where the training was complete, else from the start.
+"""
+
+import logging
+import os
+import shutil
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from anomalib.cli import AnomalibCLI
+from anomalib.loggers import configure_logger
+from anomalib.utils.serialization import anomalib_safe_globals
+from filelock import FileLock
+from lightning.pytorch import seed_everything
+
+from anomalib_cxr import __version__
+from anomalib_cxr.callbacks.run_record import write_json
+from anomalib_cxr.metrics.predictions import FILE_NAME, VALIDATION_FILE_NAME, read_predictions
+from anomalib_cxr.models.components.one_class import OneClassTraining
+from anomalib_cxr.pipelines.cross_validation.plan import CONFIG, DONE, FITTED, LAST_FOLDER, METRICS, read_json
+
+logger = logging.getLogger(__name__)
+
+# Our models and datamodules attach it by themselves, stock ones do not.
+_WRITER = "--trainer.callbacks+=anomalib_cxr.callbacks.PredictionsWriter"
+
+
+def run_job(folder: Path) -> None:
+    """Train and test as the folder's configuration says.
+
+    Args:
+        folder: Folder with ``job.yaml``.
+    """
+    start = time.monotonic()
+    seed = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))["seed_everything"]
+    seed_everything(seed, workers=True, verbose=False)
+    engine, model, datamodule = _prepare(folder, folder)
+    fitted = read_json(folder / FITTED)
+    if fitted is None:
+        resumed = _resume_from(folder, model)
+        engine.fit(model, datamodule=datamodule, ckpt_path=resumed)
+        chosen = getattr(model, "chosen_checkpoint", None) or engine.best_model_path
+        # The time before a kill is not known, and the rest alone would look like a small budget.
+        fitted = {"chosen": chosen, "seconds": None if resumed else time.monotonic() - start}
+        write_json(folder / FITTED, fitted)
+        metrics = engine.test(model, datamodule=datamodule)
+    else:
+        logger.info("The training was complete: only the test is run.")
+        metrics = engine.test(model, datamodule=datamodule, ckpt_path=fitted["chosen"])
+    _keep_metrics(folder, metrics)
+    last = folder / "weights" / "lightning" / "last.ckpt"
+    if isinstance(model, OneClassTraining) and last.is_file():
+        engine, model, datamodule = _prepare(folder, folder / LAST_FOLDER, "--model.visualizer=false")
+        _keep_metrics(folder / LAST_FOLDER, engine.test(model, datamodule=datamodule, ckpt_path=last))
+    for place in (folder, folder / LAST_FOLDER) if last.is_file() else (folder,):
+        read_predictions(place / FILE_NAME)
+        read_predictions(place / VALIDATION_FILE_NAME)
+    versions = {"anomalib_cxr": __version__, "torch": torch.__version__}
+    write_json(folder / DONE, {"fit_seconds": fitted["seconds"], "versions": versions})
+
+
+def _keep_metrics(place: Path, metrics: Sequence[Mapping[str, float]]) -> None:
+    """Keep what the model's own evaluator measured: pixel-level metrics cannot be made from predictions."""
+    write_json(place / METRICS, {name: value for loader in metrics for name, value in loader.items()})
+
+
+def _prepare(folder: Path, output: Path, *arguments: str) -> tuple[Any, Any, Any]:
+    """Engine, model and datamodule of the configuration; the engine writes right into the output folder."""
+    cli = AnomalibCLI(
+        ["train", "--config", str(folder / CONFIG), f"--default_root_dir={output}", _WRITER, *arguments],
+        run=False,
+    )
+    # A job has its folder already; Anomalib would add model, data set and version below it.
+    cli.engine._setup_workspace = lambda **_: None  # type: ignore[method-assign]
+    return cli.engine, cli.model, cli.datamodule
+
+
+def _resume_from(folder: Path, model: Any) -> Path | None:
+    """Checkpoint to go on from; None to start, with the leftovers of a start before cleared away."""
+    weights = folder / "weights"
+    checkpoint = weights / "lightning" / "model.ckpt"
+    if isinstance(model, OneClassTraining) and checkpoint.is_file():
+        try:
+            with anomalib_safe_globals(extra=model.checkpoint_safe_globals()):
+                step = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+        except Exception as error:  # noqa: BLE001  # whatever a torn file raises
+            logger.warning("%s cannot be read (%s): the training starts again.", checkpoint, error)
+        else:
+            logger.info("Going on from step %d.", step)
+            return checkpoint
+    shutil.rmtree(weights, ignore_errors=True)
+    return None
+
+
+def _end_with_parent() -> None:
+    """End when the process that started this one does, even if it was killed: its end of the pipe closes then."""
+
+    def watch() -> None:
+        while os.read(0, 1024):
+            pass
+        os._exit(3)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main() -> None:
+    """Run the job of the folder that the command line names."""
+    folder = Path(sys.argv[1]).resolve()
+    _end_with_parent()
+    configure_logger()
+    logging.getLogger("anomalib_cxr").setLevel(logging.INFO)
+    # A process of a killed run may need a moment to end; two in one folder would mix their files.
+    with FileLock(folder / ".lock", timeout=60):
+        try:
+            run_job(folder)
+        except SystemExit as error:
+            # Whatever ended the process, status 0 stands for a job that is done.
+            sys.exit(error.code or "SystemExit: the job was ended before it was done")
+        except Exception as error:
+            logger.exception("The job failed.")
+            reason = textwrap.shorten(str(error), 300)
+            # The last line of the log is what the table of failures shows.
+            sys.exit(f"{type(error).__name__}: {reason}")
+
+
+if __name__ == "__main__":
+    main()

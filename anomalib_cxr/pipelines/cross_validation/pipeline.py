@@ -1,0 +1,112 @@
+"""`anomalib cross-validate`: models × data × folds × seeds, one table at the end."""
+
+import logging
+from collections import Counter
+from pathlib import Path
+
+from anomalib.pipelines.components.base import Pipeline
+from anomalib.pipelines.components.base.runner import Runner
+from filelock import FileLock, Timeout
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+from anomalib_cxr.pipelines.cross_validation.plan import plan_jobs
+from anomalib_cxr.pipelines.cross_validation.runner import is_done, run_jobs
+from anomalib_cxr.pipelines.cross_validation.table import check_rule, evaluate_jobs, make_tables, to_markdown
+
+logger = logging.getLogger(__name__)
+
+
+class CrossValidate(Pipeline):
+    """Train and test models on data sets over folds and seeds, and compare them in one table.
+
+    ``anomalib cross-validate --config configs/benchmark/zhanglab.yaml --root /data/chest_xray --jobs 2``
+
+    Each job keeps its predictions, pictures, weights and log in ``<results>/<data>/<model>/fold_<k>_seed_<s>``. Started
+    again, the command skips what is done and goes on where it was cut off.
+    """
+
+    @staticmethod
+    def get_parser(parser: ArgumentParser | None = None) -> ArgumentParser:
+        """Take everything from the command line or a configuration file."""
+        if parser is None:
+            parser = ArgumentParser(description="Compare models on data sets over folds and seeds.")
+            parser.add_argument("--config", action=ActionConfigFile, help="Configuration file.")
+            parser.add_argument(
+                "--results", type=Path, default=Path("results/cross_validation"), help="Results folder."
+            )
+            parser.add_argument("--data", type=dict, help="Name and class_path, init_args of each data set.")
+            parser.add_argument(
+                "--models",
+                type=dict,
+                help="Name and class_path, init_args of each model, with trainer and data arguments of its own.",
+            )
+            parser.add_argument("--folds", type=list[int] | None, default=None, help="Folds; null: the own split.")
+            parser.add_argument("--num_folds", type=int, default=5, help="Number of folds.")
+            parser.add_argument("--seeds", type=list[int], default=[0], help="Seeds of the trainings.")
+            parser.add_argument("--trainer", type=dict | None, default=None, help="Trainer arguments of all.")
+            parser.add_argument(
+                "--threshold",
+                type=str | dict[str, float],
+                default="best_f1",
+                help="On validation: best_f1, {sensitivity: s}, or {false_positive_rate: f} from normal images alone.",
+            )
+            parser.add_argument("--draws", type=int, default=2000, help="Draws of the bootstrap over patients.")
+            parser.add_argument("--level", type=float, default=0.95, help="Level of the intervals.")
+            parser.add_argument("--root", type=Path | None, default=None, help="Root of the data set.")
+            parser.add_argument("--jobs", type=int, default=1, help="Processes at a time.")
+        return parser
+
+    def run(self, args: Namespace | None = None) -> None:
+        """Run what is not done yet, and end with status 1 if a job failed.
+
+        Args:
+            args: Parsed arguments; None parses the command line.
+
+        Raises:
+            SystemExit: If the configuration cannot be carried out, another run works in the folder, or jobs failed; the
+                table holds the others.
+        """
+        if args is None:
+            args = self.get_parser().parse_args()
+        try:
+            self._run(args)
+        except (ValueError, OSError) as error:
+            raise SystemExit(f"anomalib cross-validate: {error}") from error
+
+    @staticmethod
+    def _run(args: Namespace) -> None:
+        if args.jobs < 1:
+            msg = f"jobs must be at least 1, got {args.jobs}."
+            raise ValueError(msg)
+        check_rule(args.threshold)
+        jobs = plan_jobs(
+            args.data or {}, args.models or {}, args.folds, args.num_folds, args.seeds, args.trainer, args.root
+        )
+        results = Path(args.results).resolve()
+        results.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(results / ".lock", timeout=0):
+                failed = run_jobs(jobs, results, args.jobs, lambda line: print(line, flush=True))
+                done = [job for job in jobs if is_done(job, results)]
+                evaluated, broken = evaluate_jobs(done, results, args.threshold)
+                failed |= broken
+                lines = [f"{len(failed)} of {len(jobs)} jobs failed:", *(f"- {job}: {failed[job]}" for job in failed)]
+                text = "\n".join(lines) if failed else ""
+                if evaluated:
+                    planned = Counter((job.data, job.model) for job in jobs)
+                    single, table = make_tables(evaluated, planned, args.draws, args.level)
+                    single.to_csv(results / "jobs.csv", index=False)
+                    table.to_csv(results / "table.csv", index=False)
+                    text = f"{to_markdown(table, args.threshold, args.draws, args.level)}\n\n{text}".rstrip()
+                    (results / "table.md").write_text(f"{text}\n", encoding="utf-8")
+                print(text)
+        except Timeout as error:
+            msg = f"another cross-validation is at work in {results}."
+            raise ValueError(msg) from error
+        if failed:
+            raise SystemExit(1)
+
+    def _setup_runners(self, args: dict) -> list[Runner]:
+        """Nothing to set up: :meth:`run` does it all."""
+        del args
+        return []

@@ -1,0 +1,1 @@
+"""`anomalib report`: finished runs as one page."""

@@ -1,0 +1,141 @@
+"""Reference bank: what is kept, how short, and under which image number."""
+
+import io
+import logging
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA, TruncatedSVD
+
+from anomalib_cxr.models.components.patch_search.local_search import LocalSearch
+from anomalib_cxr.models.components.patch_search.reference_bank import ReferenceBank, expected_bytes, farthest_first
+
+
+def test_without_options_it_is_the_search():
+    features, queries = torch.randn(6, 3, 3, 4), torch.randn(2, 3, 3, 4)
+    bank, search = ReferenceBank(1, "cosine"), LocalSearch(1, "cosine")
+    bank.fit(features)
+    search.fit(features)
+    for got, expected in zip(bank(queries), search(queries), strict=True):
+        assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_pca_keeps_the_distances_of_scikit_learns(distance):
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(30, 2, 2, 8, generator=generator, dtype=torch.float64) * torch.linspace(3, 0.1, 8) + 1
+    queries = torch.randn(3, 2, 2, 8, generator=generator, dtype=torch.float64)
+    bank = ReferenceBank("all", distance, "float64", feature_dim=3)
+    bank.fit(features)
+    flat = features.reshape(-1, 8).numpy()
+    if distance == "cosine":
+        reduced = TruncatedSVD(3, algorithm="arpack", random_state=0).fit(flat)
+        short, asked = reduced.transform(flat), reduced.transform(queries.reshape(-1, 8).numpy())
+        similarity = (asked / np.linalg.norm(asked, axis=1)[:, None]) @ (
+            short / np.linalg.norm(short, axis=1)[:, None]
+        ).T
+        expected = (1 - similarity).min(1)
+    else:
+        reduced = PCA(3).fit(flat)
+        short, asked = reduced.transform(flat), reduced.transform(queries.reshape(-1, 8).numpy())
+        expected = np.linalg.norm(asked[:, None] - short[None], axis=-1).min(1)
+    np.testing.assert_allclose(bank(queries)[0].flatten().numpy(), expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("selection", ["random", "k_center"])
+def test_kept_references_are_named_after_their_image(selection, caplog):
+    features = torch.randn(12, 2, 3, 4)
+    number = torch.arange(12) * 10 + 5
+    bank = ReferenceBank(0, "euclidean", max_references=4, selection=selection, seed=3)
+    with caplog.at_level(logging.INFO):
+        bank.fit(features, number)
+    assert "4 of 12" in caplog.text
+    kept = bank.search.image_index
+    assert kept.shape == (2, 3, 4)
+    for row, col in np.ndindex(2, 3):
+        images = kept[row, col].tolist()
+        assert images == sorted(set(images))
+        for position, image in enumerate(images):
+            assert torch.equal(bank.search.references[row, col, position], features[(image - 5) // 10, row, col])
+    # Each cell chooses its own.
+    assert len({tuple(kept[row, col].tolist()) for row, col in np.ndindex(2, 3)}) > 1
+    # And a query that is a kept reference finds it, under the image's number.
+    distance, index = bank(features)
+    found = (distance == 0).nonzero()
+    assert len(found) == 24
+    for image, row, col in found.tolist():
+        assert index[image, row, col].tolist() == [image * 10 + 5, row, col]
+
+
+def test_choice_is_a_function_of_the_seed():
+    features = torch.randn(20, 2, 2, 4)
+    kept = []
+    for seed in (0, 0, 1):
+        bank = ReferenceBank(max_references=5, distance="euclidean", seed=seed)
+        torch.manual_seed(len(kept))
+        bank.fit(features)
+        kept.append(bank.search.image_index)
+    assert torch.equal(kept[0], kept[1])
+    assert not torch.equal(kept[0], kept[2])
+
+
+def test_farthest_first_equals_a_plain_loop():
+    points = torch.randn(3, 15, 4, dtype=torch.float64)
+    first = torch.tensor([0, 7, 14])
+    for chosen, cloud, start in zip(farthest_first(points, 6, first), points.numpy(), first.tolist(), strict=True):
+        expected = [start]
+        for _ in range(5):
+            gaps = [min(np.linalg.norm(cloud[i] - cloud[j]) for j in expected) for i in range(15)]
+            expected.append(int(np.argmax(gaps)))
+        assert chosen.tolist() == expected
+
+
+def test_k_centre_covers_better_than_chance():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(200, 1, 1, 3, generator=generator).pow(3)
+    radius = {}
+    for selection in ("random", "k_center"):
+        bank = ReferenceBank(0, "euclidean", max_references=10, selection=selection)
+        bank.fit(features)
+        radius[selection] = bank(features)[0].max()
+    assert radius["k_center"] < 0.7 * radius["random"]
+
+
+def test_expected_bytes_are_the_bytes_of_the_buffers():
+    for dtype in ("float32", "float16", "float64"):
+        bank = ReferenceBank(1, "euclidean", dtype, feature_dim=6, max_references=7)
+        bank.fit(torch.randn(9, 3, 4, 8))
+        held = bank.search.references.nbytes + bank.search.image_index.nbytes + bank.search.half_norms.nbytes
+        assert expected_bytes(7, (3, 4), 6, dtype) == held
+
+
+@pytest.mark.parametrize("distance", ["cosine", "mahalanobis", "whitened_cosine"])
+def test_state_loads_into_an_empty_bank_of_other_sizes(distance):
+    options = {"distance": distance, "feature_dim": 3, "max_references": 4, "bank_dtype": "float16"}
+    bank, empty, other = (ReferenceBank(**options) for _ in range(3))
+    bank.fit(torch.randn(6, 3, 2, 5))
+    other.fit(torch.randn(9, 5, 4, 8))
+    queries = torch.randn(2, 3, 2, 5)
+    file = io.BytesIO()
+    torch.save(bank.state_dict(), file)
+    for target in (empty, other):
+        file.seek(0)
+        target.load_state_dict(torch.load(file, weights_only=True))
+        for got, expected in zip(target(queries), bank(queries), strict=True):
+            assert torch.equal(got, expected)
+
+
+def test_errors_say_what_to_do():
+    with pytest.raises(ValueError, match="bank is empty: no features of normal"):
+        ReferenceBank().fit(torch.empty(0, 2, 2, 3))
+    with pytest.raises(ValueError, match="bank is empty: fit it"):
+        ReferenceBank()(torch.rand(1, 2, 2, 3))
+    with pytest.raises(ValueError, match="have only 3"):
+        ReferenceBank(feature_dim=4).fit(torch.rand(5, 2, 2, 3))
+    with pytest.raises(ValueError, match="float32, float16"):
+        ReferenceBank(bank_dtype="int8")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="random, k_center"):
+        ReferenceBank(selection="best")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least 1"):
+        ReferenceBank(max_references=0)

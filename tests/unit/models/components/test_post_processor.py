@@ -1,0 +1,145 @@
+"""Ranks survive normalisation; the pixel threshold is a quantile of normal maps."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from anomalib.data import ImageBatch, InferenceBatch
+from sklearn.metrics import f1_score, roc_auc_score
+
+from anomalib_cxr.metrics import conformal_p_values
+from anomalib_cxr.models.components.post_processor import RankPreservingPostProcessor
+
+TRAINER = SimpleNamespace(world_size=1)
+
+
+def _fitted(scores: torch.Tensor, labels: torch.Tensor, maps: torch.Tensor, **kwargs) -> RankPreservingPostProcessor:
+    post = RankPreservingPostProcessor(**kwargs)
+    for part in (slice(0, len(scores) // 2), slice(len(scores) // 2, None)):
+        batch = ImageBatch(
+            image=torch.zeros(len(scores[part]), 3, *maps.shape[-2:]),
+            gt_label=labels[part],
+            pred_score=scores[part],
+            anomaly_map=maps[part],
+        )
+        post.on_validation_batch_end(TRAINER, None, batch)
+    post.on_validation_epoch_end(TRAINER, None)
+    return post
+
+
+@pytest.fixture
+def validation() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 2 == 1
+    scores = torch.randn(60, generator=generator) + labels * 1.5
+    maps = torch.randn(60, 1, 40, 40, generator=generator) + labels[:, None, None, None] * 5.0
+    return scores, labels, maps
+
+
+def test_auroc_equals_that_of_raw_scores_far_outside_the_validation_range(validation) -> None:
+    post = _fitted(*validation)
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 400)
+    raw = (rng.standard_normal(400) * 60 + labels * 30).astype(np.float32)  # 20 times the validation's range
+    out = post(InferenceBatch(pred_score=torch.tensor(raw), anomaly_map=torch.zeros(400, 1, 2, 2))).pred_score
+    assert roc_auc_score(labels, out.numpy()) == roc_auc_score(labels, raw)
+    assert 0 < out.min() < 0.05
+    assert 0.95 < out.max() < 1
+    assert np.array_equal(np.argsort(out.numpy(), kind="stable"), np.argsort(raw, kind="stable"))
+
+
+def test_half_is_the_middle_of_the_validation_scores_where_asked(validation) -> None:
+    scores, labels, maps = validation
+    post = _fitted(scores, labels, maps, threshold_rule="mid_range")
+    out = post(InferenceBatch(pred_score=scores, anomaly_map=maps))
+    assert torch.equal(out.pred_score > 0.5, scores > (scores.min() + scores.max()) / 2)
+    assert torch.equal(out.pred_label.bool(), out.pred_score > 0.5)
+    with pytest.raises(ValueError, match="threshold_rule must be one of"):
+        RankPreservingPostProcessor(threshold_rule="best")
+
+
+def test_half_is_the_best_f1_threshold(validation) -> None:
+    scores, labels, maps = validation
+    post = _fitted(scores, labels, maps)
+    out = post(InferenceBatch(pred_score=scores, anomaly_map=maps))
+    best = max(f1_score(labels, scores >= cut) for cut in scores)
+    # A prediction must exceed the threshold, which is itself one of the scores.
+    assert f1_score(labels, out.pred_score >= 0.5) == pytest.approx(best)
+    assert torch.equal(out.pred_label.bool(), out.pred_score > 0.5)
+
+
+@pytest.mark.parametrize("target", [0.05, 0.5, 0.9, 0.99])
+def test_a_target_sensitivity_is_just_reached(validation, target: float) -> None:
+    scores, labels, maps = validation
+    post = _fitted(scores, labels, maps, threshold_rule="sensitivity", threshold_target=target)
+    called = post(InferenceBatch(pred_score=scores, anomaly_map=maps)).pred_label.bool()
+    found = int((called & labels).sum())
+    assert found == next(n for n in range(1, 31) if n / 30 >= target), "the fewest that are enough"
+    assert not called[~labels & (scores < scores[labels & called].min())].any()
+
+
+@pytest.mark.parametrize("rate", [0.04, 0.1, 0.5])
+def test_a_target_false_positive_rate_comes_from_normal_images_alone(validation, rate: float) -> None:
+    scores, labels, maps = validation
+    post = _fitted(scores, labels, maps, threshold_rule="false_positive_rate", threshold_target=rate)
+    called = post(InferenceBatch(pred_score=scores, anomaly_map=maps)).pred_label.bool()
+    unusual = conformal_p_values(scores[~labels], scores[~labels])
+    # Among themselves each counts itself once more than a new image would.
+    assert called[~labels].tolist() == (unusual <= rate + 1 / 31).tolist()
+    other = torch.where(labels, scores + 7, scores)
+    again = _fitted(other, labels, maps, threshold_rule="false_positive_rate", threshold_target=rate)
+    kept = again(InferenceBatch(pred_score=scores, anomaly_map=maps)).pred_label.bool()
+    assert torch.equal(kept[~labels], called[~labels])
+
+
+def test_targets_that_mean_nothing_are_refused(validation) -> None:
+    for rule, target in (("sensitivity", None), ("false_positive_rate", 1.5)):
+        with pytest.raises(ValueError, match=f"threshold_rule={rule} needs a threshold_target between 0 and 1"):
+            RankPreservingPostProcessor(threshold_rule=rule, threshold_target=target)
+    with pytest.raises(ValueError, match="has no meaning for threshold_rule=best_f1"):
+        RankPreservingPostProcessor(threshold_target=0.9)
+    with pytest.raises(ValueError, match="needs scores of at least 99 normal images, there are 30"):
+        _fitted(*validation, threshold_rule="false_positive_rate", threshold_target=0.01)
+
+
+@pytest.mark.parametrize("quantile", [0.9, 0.98])
+def test_normal_maps_are_covered_by_the_stated_share(validation, quantile: float) -> None:
+    scores, labels, maps = validation
+    post = _fitted(scores, labels, maps, pixel_quantile=quantile)
+    mask = post(InferenceBatch(pred_score=scores, anomaly_map=maps)).pred_mask
+    assert mask[~labels].float().mean().item() == pytest.approx(1 - quantile, abs=0.001)
+    assert mask[labels].float().mean().item() > 0.9
+
+
+def test_batch_and_exported_path_agree(validation) -> None:
+    scores, labels, maps = validation
+    post = _fitted(scores, labels, maps)
+    batch = ImageBatch(image=torch.zeros(60, 3, 40, 40), pred_score=scores.clone(), anomaly_map=maps.clone())
+    post.post_process_batch(batch)
+    out = post(InferenceBatch(pred_score=scores, anomaly_map=maps))
+    assert torch.equal(batch.pred_score, out.pred_score)
+    assert torch.equal(torch.as_tensor(batch.anomaly_map), out.anomaly_map[:, 0])
+    assert torch.equal(torch.as_tensor(batch.pred_mask).bool(), out.pred_mask[:, 0].bool())
+
+
+def test_state_survives_a_checkpoint(validation) -> None:
+    post = _fitted(*validation, pixel_quantile=0.9)
+    fresh = RankPreservingPostProcessor()
+    fresh.load_checkpoint_config(post.checkpoint_config())
+    fresh.load_state_dict(post.state_dict())
+    predictions = InferenceBatch(pred_score=validation[0], anomaly_map=validation[2])
+    assert torch.equal(fresh(predictions).anomaly_map, post(predictions).anomaly_map)
+    assert fresh.pixel_quantile == 0.9
+
+
+def test_equal_scores_give_a_defined_result() -> None:
+    scores, labels, maps = torch.ones(8), torch.arange(8) % 2 == 1, torch.zeros(8, 1, 4, 4)
+    out = _fitted(scores, labels, maps)(InferenceBatch(pred_score=scores, anomaly_map=maps))
+    assert out.pred_score.tolist() == [0.5] * 8
+    assert torch.isfinite(out.anomaly_map).all()
+
+
+def test_quantile_out_of_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="pixel_quantile must lie between 0 and 1"):
+        RankPreservingPostProcessor(pixel_quantile=1.0)
