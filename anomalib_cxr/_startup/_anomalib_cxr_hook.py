@@ -15,6 +15,7 @@ _TARGETS = frozenset(
         "anomalib.data",
         "anomalib_cxr.models",
         "anomalib_cxr.data",
+        "anomalib.cli.cli",
         "anomalib.cli.pipelines",
         "anomalib.deploy",
         "anomalib.visualization",

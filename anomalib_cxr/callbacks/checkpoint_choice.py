@@ -59,8 +59,9 @@ class CheckpointChoice(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep this checkpoint if its validation AUROC is the highest so far."""
-        del pl_module
         if self.choose == "last" or trainer.state.fn != "fit" or trainer.sanity_checking or _is_dry(trainer):
+            return
+        if not getattr(pl_module, "may_choose_checkpoint", True):
             return
         score = trainer.callback_metrics.get(MONITOR)
         if score is None or not _both_classes_validated(trainer):

@@ -61,8 +61,9 @@ class _Validation:
 class PredictionsWriter(Callback):
     """Writes ``predictions.csv`` beside the pictures of every test and predict run, and ``predictions_val.csv``.
 
-    Columns are those of :func:`~anomalib_cxr.metrics.predictions.read_predictions`. Our datamodules attach this
-    callback by themselves; for others, pass it: ``--trainer.callbacks anomalib_cxr.callbacks.PredictionsWriter``.
+    Columns are those of :func:`~anomalib_cxr.metrics.predictions.read_predictions`. Runs of our models or on
+    our datamodules have this callback (:mod:`~anomalib_cxr.callbacks.attach`); for others, pass it:
+    ``--trainer.callbacks anomalib_cxr.callbacks.PredictionsWriter``.
 
     The raw score is what the model gave before the post-processor, which may clamp it. P-values are conformal, against
     the raw scores of the normal validation images under the same weights: those of the run, or of the checkpoint that
@@ -300,17 +301,6 @@ class PredictionsWriter(Callback):
         rows = _Rows(known.images, known.labels, known.raw_scores)
         rows.scores, rows.decisions = _post_processed(known.raw_scores, pl_module)
         write_predictions(path, _table(rows, trainer))
-
-
-def attach_predictions_writer(trainer: Trainer) -> None:
-    """Give a trainer the callback, before all others, unless it has one.
-
-    Args:
-        trainer: Trainer whose callbacks have not been set up yet.
-    """
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    if not any(isinstance(callback, PredictionsWriter) for callback in callbacks):
-        callbacks.insert(0, PredictionsWriter())
 
 
 def _gathered(rows: _Rows, trainer: Trainer) -> _Rows:

@@ -3,7 +3,6 @@
 import logging
 import os
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -119,24 +118,6 @@ class RadiographDataModule(AnomalibDataModule):
         rows = sorted(zip(names, *(samples[column] for column in ("patient_id", "label", "split")), strict=True))
         return sha256("\n".join("\0".join(map(str, row)) for row in rows).encode("utf-8", "surrogatepass")).hexdigest()
 
-    def setup(self, stage: str | None = None) -> None:
-        """Set up the splits, have every run write what it predicts, and check which findings it wants measured.
-
-        Args:
-            stage: As in Lightning.
-
-        Raises:
-            ValueError: If the model's evaluator has a metric of a finding that no abnormal image of the table has.
-        """
-        super().setup(stage)
-        if self.trainer is not None:
-            # Imported here: the callback needs Anomalib's models, which are half-way imported when this module is.
-            from anomalib_cxr.callbacks.predictions_writer import attach_predictions_writer
-
-            attach_predictions_writer(self.trainer)
-            if stage != "predict":
-                self._check_findings()
-
     def make_dataset(self, samples: pd.DataFrame) -> RadiographDataset:
         """Make the dataset of one split; a subclass with masks of its own kind overrides this.
 
@@ -171,16 +152,6 @@ class RadiographDataModule(AnomalibDataModule):
         parts = {split: self.make_dataset(samples[samples["split"] == split]) for split in SPLITS}
         self.train_data, self.val_data, self.test_data = parts["train"], parts["val"], parts["test"]
         logger.info("%s: %s", self.name, describe_splits(samples))
-
-    def _check_findings(self) -> None:
-        """Let the metrics by finding look at the findings that exist, before anything is trained."""
-        model = getattr(self.trainer, "lightning_module", None)
-        metrics = [module for module in model.modules() if hasattr(module, "check_findings")] if model else []
-        if metrics:
-            abnormal = self.samples["label"] == ABNORMAL
-            cells = Counter(self.samples["findings"][abnormal].fillna("").astype(str))
-            for metric in metrics:
-                metric.check_findings(cells)
 
     def _create_test_split(self) -> None:
         """Keep the test set as the table has it: Anomalib's own method would drop its normal images."""

@@ -2,12 +2,11 @@
 
 Anomalib 2.7 reads every file by ``Image.open(path).convert("RGB")``. That cuts 16-bit pixels off at 255, so that a
 chest X-ray turns white, and does not know DICOM; its list of files to predict drops DICOM, and a heat map cannot be
-saved under a DICOM's name. :func:`wrap_reading` puts thin wrappers in place of the few module-level names through which
+saved under a DICOM's name. :data:`READING` puts thin wrappers in place of the few module-level names through which
 it lists, reads and names files. They hand every file that Anomalib reads rightly to the stock function, untouched.
 """
 
 import functools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +20,7 @@ from torchvision import tv_tensors
 from anomalib_cxr.imaging import DICOM_SUFFIXES, RADIOGRAPH_SUFFIXES, is_radiograph, read_radiograph
 from anomalib_cxr.imaging.dicom import is_dicom
 from anomalib_cxr.imaging.png import read_png_header
+from anomalib_cxr.plugin.wrapping import Wrapper, Wrapping
 
 
 def is_misread(path: str | Path) -> bool:
@@ -49,34 +49,6 @@ def is_misread(path: str | Path) -> bool:
         return path.suffix.lower() in DICOM_SUFFIXES
     except (OSError, ValueError, Image.DecompressionBombError):
         return False
-
-
-def wrap_reading() -> None:
-    """Replace Anomalib's listing, reading and naming of files, in those of its modules that are loaded.
-
-    Nothing is imported, so this is safe in the midst of an import of Anomalib. Call it again when more is loaded
-    (``anomalib.data``, ``anomalib.deploy`` and ``anomalib.visualization`` bring all there is); what is replaced already
-    stays as it is.
-
-    Raises:
-        AttributeError: If this version of Anomalib has no such name in a module.
-    """
-    for module_name, name, wrapper in _WRAPPERS:
-        module = sys.modules.get(module_name)
-        if module is None or (module_name, name) in _stock:
-            continue
-        if not hasattr(module, name) and getattr(module.__spec__, "_initializing", False):
-            continue
-        stock = getattr(module, name)
-        setattr(module, name, wrapper(stock))
-        _stock[module_name, name] = stock
-
-
-def unwrap_reading() -> None:
-    """Put back the very objects that :func:`wrap_reading` replaced; without them, do nothing."""
-    while _stock:
-        (module_name, name), stock = _stock.popitem()
-        setattr(sys.modules[module_name], name, stock)
 
 
 def _wrap_list(stock: Callable[..., list[Path]]) -> Callable[..., list[Path]]:
@@ -153,7 +125,7 @@ def _peak(image: Image.Image) -> float:
     return float(np.asarray(image).max())
 
 
-_WRAPPERS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+_WRAPPERS: tuple[Wrapper, ...] = (
     ("anomalib.data.predict", "get_image_filenames", _wrap_list),
     ("anomalib.data.predict", "read_image", _wrap_read),
     ("anomalib.deploy.inferencers.torch_inferencer", "read_image", _wrap_read),
@@ -162,4 +134,5 @@ _WRAPPERS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("anomalib.visualization.image.visualizer", "generate_output_filename", _wrap_name),
 )
 
-_stock: dict[tuple[str, str], Any] = {}
+#: Anomalib's listing, reading and naming of files.
+READING = Wrapping(_WRAPPERS)

@@ -10,6 +10,8 @@ import os
 import sys
 from types import ModuleType
 
+from anomalib_cxr.plugin.wrapping import Wrapping
+
 #: Set to 0, this environment variable keeps everything here from happening.
 SWITCH = "ANOMALIB_CXR_PLUGIN"
 
@@ -52,7 +54,7 @@ def on_import(module_name: str) -> None:
         _register_subcommands()
         return
     if module_name not in {*_REGISTRIES, *_REGISTRIES.values()}:
-        _wrap_reading()
+        _wrap()
         return
     _imported.add(module_name)
     for registry, ours in _REGISTRIES.items():
@@ -64,9 +66,8 @@ def on_import(module_name: str) -> None:
 
 def unregister() -> None:
     """Take back all that :func:`register` did."""
-    from anomalib_cxr.plugin.reading import unwrap_reading
-
-    unwrap_reading()
+    for wrapping in _wrappings():
+        wrapping.take_back()
     for registry_name, our_name in _REGISTRIES.items():
         registry, ours = sys.modules.get(registry_name), sys.modules.get(our_name)
         if registry is None or ours is None:
@@ -90,7 +91,7 @@ def _register(registry: ModuleType, ours: ModuleType) -> None:
         setattr(registry, name, cls)
     if registry.__name__ == "anomalib.models":
         registry.ALLOWED_MODULES.add(ours.__name__)
-    _wrap_reading()
+    _wrap()
 
 
 def _register_subcommands() -> None:
@@ -101,11 +102,18 @@ def _register_subcommands() -> None:
         registry.update(SUBCOMMANDS)
 
 
-def _wrap_reading() -> None:
-    """Wrap Anomalib's readers in what is loaded by now; ``anomalib.models`` brings the rest."""
-    from anomalib_cxr.plugin.reading import wrap_reading
+def _wrap() -> None:
+    """Wrap what is loaded of Anomalib by now; ``anomalib.models`` brings most of the rest."""
+    for wrapping in _wrappings():
+        wrapping.put()
 
-    wrap_reading()
+
+def _wrappings() -> tuple[Wrapping, ...]:
+    from anomalib_cxr.plugin.command_line import COMMAND_LINE
+    from anomalib_cxr.plugin.reading import READING
+    from anomalib_cxr.plugin.runs import RUNS
+
+    return READING, RUNS, COMMAND_LINE
 
 
 def _public_classes(module: ModuleType) -> dict[str, type]:

@@ -24,7 +24,7 @@ class Rebuild(Callback):
     def on_validation_end(self, trainer, pl_module):
         assert trainer.world_size == 2
         pl_module.model.density.references = torch.empty(0, 0)
-        pl_module._rebuild_bank()
+        pl_module.rebuild_bank()
         torch.save(pl_module.model.density.references, Path(sys.argv[3]) / f"bank{trainer.global_rank}.pt")
 
 checkpoint, data, out = sys.argv[1:]

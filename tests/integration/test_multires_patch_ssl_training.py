@@ -46,7 +46,7 @@ def test_resumed_run_equals_unbroken(tmp_path: Path, tiny_root: Path) -> None:
         default_root_dir=tmp_path / "half", accelerator="cpu", devices=1, enable_progress_bar=False, max_time=None
     )
     half.max_steps = 2
-    half._rate_at = lambda step: MultiResPatchSSL._rate_at(unbroken, step)
+    half.rate_at = lambda step: MultiResPatchSSL.rate_at(unbroken, step)
     engine.fit(half, datamodule=TinyRadiographs(tiny_root))
     resumed, engine = _fit(
         tmp_path / "resumed",
@@ -89,7 +89,7 @@ def test_held_out_normals_are_hardly_marked(tmp_path: Path, tiny_root: Path) -> 
 
 
 def test_faults_name_themselves(tmp_path: Path, tiny_root: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"The loss of size 16 is nan at step \d+"):
+    with pytest.raises(RuntimeError, match=r"The loss term 16 is nan at step \d+"):
         _fit(tmp_path, TinyRadiographs(tiny_root), learning_rate=1e30, optimizer="sgd", warmup_steps=0)
     with pytest.raises(ValueError, match=r"above max_bank_gib=1e-06"):
         _fit(tmp_path, TinyRadiographs(tiny_root), max_bank_gib=1e-6)

@@ -1,11 +1,9 @@
 """AnatPaste as an Anomalib module: training glue."""
 
 import logging
-import math
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
-import timm.optim
 import torch
 from anomalib.data import ImageBatch
 from anomalib.metrics.evaluator import Evaluator
@@ -13,19 +11,18 @@ from anomalib.models import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRSchedulerConfig
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Transform
 
-from anomalib_cxr.anatomy import LungMasks
+from anomalib_cxr.anatomy import LungMasks, LungMethod
 from anomalib_cxr.augmentations import build_pasting, jitter_intensity
 from anomalib_cxr.imaging.cache import ImageCache
 from anomalib_cxr.models.anat_paste.sheets import save_training_sheets
 from anomalib_cxr.models.anat_paste.torch_model import AnatPasteModel, Density
-from anomalib_cxr.models.components.one_class import OneClassTraining
+from anomalib_cxr.models.components.bank import BankMixin
 from anomalib_cxr.models.components.pixel_preserving import refuse_moved_pixels
-from anomalib_cxr.models.components.schedule import validation_interval, warmup_cosine
+from anomalib_cxr.models.components.presets import resolve_preset
 from anomalib_cxr.models.components.step_order import seeded
 
 logger = logging.getLogger(__name__)
@@ -42,7 +39,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-class AnatPaste(OneClassTraining, AnomalibModule):  # type: ignore[misc]  # as in Anomalib, two bases have to_onnx
+_MAPS: dict[Density, str] = {
+    "kernel": "Grad-CAM towards 'pasted', relative to that of normal training images",
+    "local": "distance of each feature cell to the nearest of normal training images at about its place",
+}
+
+
+class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anomalib, two bases have to_onnx
     """AnatPaste: learn to see anomalies pasted inside the lungs, score by density of the embedding.
 
     Sato et al., "Anatomy-aware self-supervised learning for anomaly detection in chest radiographs" (iScience 2023,
@@ -138,39 +141,48 @@ class AnatPaste(OneClassTraining, AnomalibModule):  # type: ignore[misc]  # as i
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        if preset not in PRESETS:
-            msg = f"preset must be one of {sorted(PRESETS)}, not {preset!r}."
-            raise ValueError(msg)
-        schedule = PRESETS[preset]
-        self_image_size = schedule["image_size"] if image_size is None else image_size
+        resolved = resolve_preset(
+            PRESETS,
+            preset,
+            image_size=image_size,
+            max_steps=max_steps,
+            density=density,
+            fine_map=fine_map,
+        )
+        if fine_map is None:
+            resolved.fine_map = resolved.fine_map and resolved.density == "kernel"
         if pre_processor is True:
-            _require(self_image_size >= 32, f"image_size must be at least 32, not {self_image_size}.")
-            pre_processor = OneClassTraining.configure_pre_processor((self_image_size, self_image_size))
+            _require(resolved.image_size >= 32, f"image_size must be at least 32, not {resolved.image_size}.")
+            pre_processor = BankMixin.configure_pre_processor((resolved.image_size, resolved.image_size))
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
         self.preset = preset
-        self.max_steps = schedule["max_steps"] if max_steps is None else max_steps
-        _require(self.max_steps >= 1, f"max_steps must be at least 1, not {self.max_steps}.")
-        self.steps_per_epoch = validation_interval(self.max_steps, steps_per_epoch, schedule["steps_per_epoch"])
-        _require(learning_rate > 0, f"learning_rate must be positive, not {learning_rate}.")
-        _require(warmup_steps >= 0, f"warmup_steps must be 0 or more, not {warmup_steps}.")
+        self.set_up_training(
+            seed=seed,
+            max_steps=resolved.max_steps,
+            steps_per_epoch=steps_per_epoch,
+            default_steps_per_epoch=PRESETS[preset]["steps_per_epoch"],
+            checkpoint=checkpoint,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            lr_schedule=lr_schedule,
+            warmup_steps=warmup_steps,
+        )
+        self.keep_resolved(**vars(resolved))
+        self.map_description = _MAPS[resolved.density]
         _require(0 <= color_jitter < 1, f"color_jitter must lie in [0, 1), not be {color_jitter}.")
-        _require(checkpoint in {"best", "last"}, f"checkpoint must be 'best' or 'last', not {checkpoint!r}.")
+        _require(
+            lung_method in get_args(LungMethod),
+            f"lung_method must be one of {', '.join(get_args(LungMethod))}, not {lung_method!r}.",
+        )
         self.lung_method = lung_method
         self.color_jitter = color_jitter
-        self.optimizer_name = optimizer
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.lr_schedule = lr_schedule
-        self.warmup_steps = warmup_steps
-        self.checkpoint = checkpoint
-        self.seed = seed
         self.num_workers = num_workers
 
         switches = {"segmentation": segmentation, "blur": blur} if variant == "anatpaste" else {}
         self.pasting = build_pasting(variant, **switches)
         self.model: AnatPasteModel
-        density = schedule["density"] if density is None else density
         self.needs_lungs = variant == "anatpaste" and segmentation
         self.lung_masks: LungMasks | None = None
         with seeded(seed):
@@ -180,8 +192,8 @@ class AnatPaste(OneClassTraining, AnomalibModule):  # type: ignore[misc]  # as i
                 head_layers,
                 self.pasting.num_classes,
                 bandwidth,
-                fine_map=schedule["fine_map"] and density == "kernel" if fine_map is None else fine_map,
-                density=density,
+                fine_map=resolved.fine_map,
+                density=resolved.density,
             )
         # A third faster on CPU, and what tensor cores want; the weights stay the same numbers.
         self.model.backbone.to(memory_format=torch.channels_last)
@@ -231,46 +243,20 @@ class AnatPaste(OneClassTraining, AnomalibModule):  # type: ignore[misc]  # as i
         save_training_sheets(folder, images, lungs, self.pasting, self.seed)
         logger.info("Look at %s: lungs and pasted anomalies of the first training images.", folder)
 
-    def training_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+    def training_loss(self, batch: ImageBatch, generator: torch.Generator) -> torch.Tensor:
         """Classify normal images and the same images with something pasted."""
-        del args, kwargs
         images, paths = cast("torch.Tensor", batch.image), cast("list[str]", batch.image_path)
-        generator = torch.Generator().manual_seed(int(torch.randint(2**62, (1,))))
         images = jitter_intensity(images.mean(dim=1, keepdim=True), self.color_jitter, generator)
         lungs = self.lung_masks.lookup(paths).to(images.device) if self.lung_masks else None
         pasted = self.pasting(images, lungs, generator)
         logits = self.model.logits(torch.cat([images, *(paste.image for paste in pasted)]))
         labels = torch.arange(self.pasting.num_classes, device=images.device).repeat_interleave(len(images))
-        loss = F.cross_entropy(logits, labels)
-        if not torch.isfinite(loss):
-            step = self.trainer.global_step
-            msg = f"The loss is {loss.item()} at step {step}: lower learning_rate or add warmup_steps."
-            raise RuntimeError(msg)
-        self.log("train_loss", loss, prog_bar=True, on_step=True, on_epoch=False)
-        return loss
+        return F.cross_entropy(logits, labels)
 
     def build_bank(self, loader: DataLoader) -> None:
         """Take the training images as references of density and heat map."""
         found = [self.model.references(images) for images in self.pre_processed(loader)]
         self.model.fit(*(self.gather_references(torch.cat(parts)) for parts in zip(*found, strict=True)))
-
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Optimiser by timm's name, cosine or constant rate by the step."""
-        optimizer = timm.optim.create_optimizer_v2(
-            self.model,
-            opt=self.optimizer_name,
-            lr=self.learning_rate,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            filter_bias_and_bn=False,
-        )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_at)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _rate_at(self, step: int) -> float:
-        """Factor on the learning rate at a step."""
-        decay_ends = self.max_steps if self.lr_schedule == "cosine" else math.inf
-        return warmup_cosine(step, self.warmup_steps, decay_ends)
 
 
 def _require(condition: bool, message: str) -> None:

@@ -4,7 +4,7 @@ import json
 import logging
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from xml.etree import ElementTree
 
 import torch
@@ -13,14 +13,8 @@ from lightning import __version__ as lightning_version
 
 from anomalib_cxr import __version__
 from anomalib_cxr.deploy.metadata import EXACT_RESIZE, FORMAT, KEY, OUTPUTS, UNSEALED, describe_weights, seal
+from anomalib_cxr.models.components.checkpoints import SelfDescribingMixin
 from anomalib_cxr.models.components.exact_resize import AntialiasedResize
-
-if TYPE_CHECKING:
-    from anomalib.models import AnomalibModule
-
-    _Base = AnomalibModule
-else:
-    _Base = object
 
 logger = logging.getLogger(__name__)
 
@@ -31,29 +25,8 @@ OPSET = 18
 _CALIBRATION_IMAGES = 300
 
 
-class DeployableExport(_Base):
-    """Mixin for an ``AnomalibModule``: its ONNX and OpenVINO files carry the metadata that our inferencer asks for.
-
-    The SHA-256 of the split, the one in ``predictions.csv``, goes from the fit into checkpoints, and from there into
-    the exported file. It is None for a datamodule of Anomalib's, which knows none.
-    """
-
-    split_sha256: str | None = None
-
-    def on_fit_start(self) -> None:
-        """Remember which split the model is trained on."""
-        super().on_fit_start()
-        self.split_sha256 = getattr(getattr(self.trainer, "datamodule", None), "split_hash", None)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the hash of the split."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["split_sha256"] = self.split_sha256
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the hash of the split."""
-        super().on_load_checkpoint(checkpoint)
-        self.split_sha256 = checkpoint.get("split_sha256")
+class DeployableMixin(SelfDescribingMixin):
+    """Mixin for an ``AnomalibModule``: its ONNX and OpenVINO files carry the metadata that our inferencer asks for."""
 
     def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
         """Export as Anomalib does, and say what kind of file that is."""

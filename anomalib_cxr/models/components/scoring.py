@@ -1,7 +1,8 @@
 """How this package's detectors are scored: metrics, resizing, and steps that leave scores raw."""
 
 import copy
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from anomalib.data import AnomalibDataset, ImageBatch
@@ -9,24 +10,18 @@ from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.metrics import AUROC, F1Score
 from anomalib.metrics.evaluator import Evaluator
 from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torchvision.transforms.v2 import Resize
 
 from anomalib_cxr import metrics
+from anomalib_cxr.callbacks.attach import with_run_callbacks
 from anomalib_cxr.callbacks.checkpoint_choice import MONITOR
-from anomalib_cxr.callbacks.predictions_writer import attach_predictions_writer
-from anomalib_cxr.models.components.deployable import DeployableExport
+from anomalib_cxr.models.components.deployable import DeployableMixin
 from anomalib_cxr.models.components.exact_resize import ExactResizePreProcessor
 
-if TYPE_CHECKING:
-    from anomalib.models import AnomalibModule
 
-    _Base = AnomalibModule
-else:
-    _Base = object
-
-
-class Scoring(DeployableExport, _Base):
+class ScoringMixin(DeployableMixin):
     """Mixin for an ``AnomalibModule`` whose ``model`` gives a score and a map of each image."""
 
     @staticmethod
@@ -52,14 +47,12 @@ class Scoring(DeployableExport, _Base):
         """Resize only, exported as it is: intensities are normalised inside the model."""
         return ExactResizePreProcessor(transform=Resize(image_size or (256, 256), antialias=True))
 
-    def setup(self, stage: str) -> None:
-        """Set up, and have every run write what it predicts, also on data that are not ours.
+    #: What the anomaly map is, in a few words: for ``run.json``, the report and captions.
+    map_description: str = "anomaly map"
 
-        Args:
-            stage: As in Lightning.
-        """
-        super().setup(stage)
-        attach_predictions_writer(self.trainer)
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Anomalib's component callbacks, after those that every run has."""
+        return with_run_callbacks(self, super().configure_callbacks())
 
     def validation_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Score a batch. Scores stay raw in validation: the post-processor takes its statistics from them."""

@@ -15,7 +15,7 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 
 from anomalib_cxr.models.components.post_processor import RankPreservingPostProcessor
-from anomalib_cxr.models.components.scoring import Scoring
+from anomalib_cxr.models.components.scoring import ScoringMixin
 from anomalib_cxr.models.ensemble.members import build_member, common_split, read_member
 from anomalib_cxr.models.ensemble.surprise import Surprise
 from anomalib_cxr.models.ensemble.torch_model import EnsembleMember, EnsembleModel
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 Fusion = Literal["mean", "p_value"]
 
 
-class Ensemble(Scoring, AnomalibModule):  # type: ignore[misc]  # as in Anomalib, two bases have to_onnx
+class Ensemble(ScoringMixin, AnomalibModule):  # type: ignore[misc]  # as in Anomalib, two bases have to_onnx
     """Mean of the scores, and of the normalised maps, of several checkpoints.
 
     AnatPaste's published ensemble is the mean of five seeds (Sato et al. 2022, Table I). Each member normalises by its
@@ -49,7 +49,8 @@ class Ensemble(Scoring, AnomalibModule):  # type: ignore[misc]  # as in Anomalib
 
     Args:
         checkpoints: Checkpoints of the members, two or more.
-        classes: Class of each checkpoint; None finds it out for AnatPaste and MultiResPatchSSL.
+        classes: Class of each checkpoint; None reads it from the checkpoint, where this package's
+            models leave it.
         fusion: ``"mean"`` of the normalised scores, or ``"p_value"``.
         members: What an ensemble's own checkpoint keeps of its members; not for use by hand.
         pre_processor: As in Anomalib; the default resizes to the largest member's input size.
@@ -61,6 +62,8 @@ class Ensemble(Scoring, AnomalibModule):  # type: ignore[misc]  # as in Anomalib
         ValueError: If there are fewer than two checkpoints, one cannot be read, or has never been validated; with
             ``fusion="p_value"`` also if one keeps no scores of normal validation images.
     """
+
+    map_description = "mean of the members' normalised maps"
 
     def __init__(
         self,
@@ -92,7 +95,7 @@ class Ensemble(Scoring, AnomalibModule):  # type: ignore[misc]  # as in Anomalib
         for number, (module, state) in enumerate(zip(modules, weights, strict=False)):
             _load(module, state, str((checkpoints or [])[number]))
         if pre_processor is True:
-            pre_processor = Scoring.configure_pre_processor(_largest(modules))
+            pre_processor = ScoringMixin.configure_pre_processor(_largest(modules))
         self.fusion = fusion
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
         # The checkpoint keeps the members themselves, and not where they came from.
@@ -187,7 +190,7 @@ def _load(module: Any, state: dict[str, torch.Tensor], path: str) -> None:
     """Give a member its weights, and refuse one whose scores cannot be normalised."""
     try:
         module.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # Anomalib's own models raise the first
         msg = f"{path} does not fit {type(module).__name__}: {error}"
         raise ValueError(msg) from error
     processor = module.post_processor

@@ -7,19 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import anomalib.models
 import torch
 from anomalib.models import AnomalibModule
-from anomalib.utils.serialization import anomalib_safe_globals
 
-from anomalib_cxr.models.anat_paste import AnatPaste
+from anomalib_cxr.models.components.checkpoints import CLASS_PATH_KEY, constructor_arguments, read_checkpoint
 from anomalib_cxr.models.components.pretrained import weights_come_later
-from anomalib_cxr.models.multires_patch_ssl import MultiResPatchSSL
 
 logger = logging.getLogger(__name__)
-
-#: Told by their arguments, without being named.
-KNOWN: tuple[type[AnomalibModule], ...] = (AnatPaste, MultiResPatchSSL)
 
 #: Arguments by which ours are told from Anomalib's models.
 _OURS = {"preset", "checkpoint", "seed"}
@@ -30,6 +24,8 @@ _KEPT = (
     "anomalib_post_processor_config",
     "split_sha256",
 )
+#: Where bare names of classes are looked up, ours first.
+_ROOMS = ("anomalib_cxr.models", "anomalib.models")
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -47,25 +43,16 @@ def read_member(path: str | Path, class_path: str | None = None) -> tuple[dict[s
         ValueError: If there is no such file, it is no checkpoint, the class is unknown, or a setting is no plain data.
     """
     path = Path(path)
-    if not path.is_file():
-        msg = f"There is no checkpoint {path}."
-        raise ValueError(msg)
     cls = None if class_path is None else find_class(class_path)
-    try:
-        with anomalib_safe_globals(extra=cls.checkpoint_safe_globals() if cls else ()):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        arguments, weights = dict(checkpoint["hyper_parameters"]), checkpoint["state_dict"]
-    except Exception as error:
-        msg = f"{path} is no checkpoint of an Anomalib model that holds plain data and weights: {error}"
-        raise ValueError(msg) from error
-    cls = cls or _class_of(arguments, path)
+    checkpoint = read_checkpoint(path, cls.checkpoint_safe_globals() if cls else ())
+    arguments, weights = constructor_arguments(checkpoint), checkpoint["state_dict"]
+    if cls is None:
+        wrote = checkpoint.get(CLASS_PATH_KEY)
+        cls = find_class(wrote) if wrote else _class_of(dict(checkpoint["hyper_parameters"]), path)
     odd = [name for name, value in arguments.items() if not _is_plain(value)]
     if odd:
         msg = f"{path}: the settings {odd} of {cls.__name__} are no plain data, so an ensemble cannot keep them."
         raise ValueError(msg)
-    if arguments.get("weights_path"):
-        # Its weights are in the checkpoint; the file may be elsewhere by now.
-        arguments |= {"weights_path": None, "pre_trained": True}
     components = {key: checkpoint[key] for key in _KEPT if checkpoint.get(key) is not None}
     return {
         "class_path": f"{cls.__module__}.{cls.__qualname__}",
@@ -111,10 +98,9 @@ def find_class(class_path: str) -> type[AnomalibModule]:
         ValueError: If there is none.
     """
     module, _, name = class_path.rpartition(".")
-    known = {cls.__name__: cls for cls in KNOWN}
     try:
-        cls = getattr(importlib.import_module(module), name) if module else known.get(name)
-        cls = cls or getattr(anomalib.models, name)
+        rooms = [importlib.import_module(room) for room in ([module] if module else _ROOMS)]
+        cls = getattr(next((room for room in rooms if hasattr(room, name)), rooms[0]), name)
     except (ImportError, AttributeError) as error:
         msg = f"There is no model class {class_path}: {error}."
         raise ValueError(msg) from error
@@ -125,8 +111,10 @@ def find_class(class_path: str) -> type[AnomalibModule]:
 
 
 def _class_of(arguments: dict[str, Any], path: Path) -> type[AnomalibModule]:
-    """Class of ours whose constructor takes these arguments; an older version's lacks what was added since."""
-    fitting = [cls for cls in KNOWN if set(inspect.signature(cls.__init__).parameters) >= set(arguments) >= _OURS]
+    """Class of ours whose constructor takes these arguments: checkpoints of 0.1.0 do not say which wrote them."""
+    ours = importlib.import_module(_ROOMS[0])
+    classes = [getattr(ours, name) for name in ours.__all__]
+    fitting = [cls for cls in classes if set(inspect.signature(cls.__init__).parameters) >= set(arguments) >= _OURS]
     if len(fitting) != 1:
         msg = (
             f"{path} does not say of which model it is: name the class of each checkpoint, "

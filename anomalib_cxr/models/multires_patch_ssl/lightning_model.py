@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
-import timm.optim
 import torch
 from anomalib.data import ImageBatch
 from anomalib.metrics.evaluator import Evaluator
@@ -12,14 +11,13 @@ from anomalib.models import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRSchedulerConfig
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from anomalib_cxr.models.components.one_class import OneClassTraining
+from anomalib_cxr.models.components.bank import BankMixin
 from anomalib_cxr.models.components.patch_search.local_search import Distance
 from anomalib_cxr.models.components.patch_search.reference_bank import BankDtype, Selection
-from anomalib_cxr.models.components.schedule import validation_interval, warmup_cosine
+from anomalib_cxr.models.components.presets import resolve_preset
 from anomalib_cxr.models.components.step_order import seeded
 from anomalib_cxr.models.multires_patch_ssl.ntx_ent_loss import NTXentLoss
 from anomalib_cxr.models.multires_patch_ssl.torch_model import Features, MultiResPatchSSLModel, Score, grey
@@ -86,7 +84,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class MultiResPatchSSL(OneClassTraining, AnomalibModule):  # type: ignore[misc]  # as in Anomalib, two bases have to_onnx
+class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anomalib, two bases have to_onnx
     """MultiResPatchSSL: SimCLR on patches of several sizes, nearest-normal search within a patch distance.
 
     Kim, Moon and Lee, "Multiresolution patch-based self-supervised anomaly detection on chest X-rays", Sci. Rep. 2023,
@@ -154,6 +152,8 @@ class MultiResPatchSSL(OneClassTraining, AnomalibModule):  # type: ignore[misc] 
         ValueError: If an argument is out of range; the message names it.
     """
 
+    map_description = "distance of each patch to the nearest of normal training images at about its place, fused"
+
     def __init__(
         self,
         preset: Literal["laptop", "paper", "best"] = "laptop",
@@ -193,106 +193,105 @@ class MultiResPatchSSL(OneClassTraining, AnomalibModule):  # type: ignore[misc] 
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        if preset not in PRESETS:
-            msg = f"preset must be one of {sorted(PRESETS)}, not {preset!r}."
-            raise ValueError(msg)
-
-        def chosen(name: str, value: Any) -> Any:
-            return PRESETS[preset][name] if value is None else value
-
-        side, sizes = chosen("image_size", image_size), tuple(chosen("patch_sizes", patch_sizes))
+        resolved = resolve_preset(
+            PRESETS,
+            preset,
+            image_size=image_size,
+            patch_sizes=patch_sizes,
+            backbone=backbone,
+            pre_trained=pre_trained,
+            encoder_size=encoder_size,
+            features=features,
+            layers=layers,
+            patch_distance=patch_distance,
+            distance=distance,
+            score=score,
+            top_q=top_q,
+            bank_dtype=bank_dtype,
+            feature_dim=feature_dim,
+            max_steps=max_steps,
+            patches_per_step=patches_per_step,
+            learning_rate=learning_rate,
+        )
+        side, sizes = resolved.image_size, tuple(resolved.patch_sizes)
         if pre_processor is True:
-            pre_processor = OneClassTraining.configure_pre_processor((side, side))
+            pre_processor = BankMixin.configure_pre_processor((side, side))
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
-        features, pre_trained = chosen("features", features), chosen("pre_trained", pre_trained)
-        patch_distance = chosen("patch_distance", patch_distance)
-        self.max_steps = chosen("max_steps", max_steps)
-        self.steps_per_epoch = validation_interval(self.max_steps, steps_per_epoch, PRESETS[preset]["steps_per_epoch"])
-        self.patches_per_step = chosen("patches_per_step", patches_per_step)
-        self.learning_rate = chosen("learning_rate", learning_rate)
-        self.weight_decay = weight_decay
-        self.optimizer_name = optimizer
-        self.warmup_steps = self.max_steps // 10 if warmup_steps is None else warmup_steps
+        self.set_up_training(
+            seed=seed,
+            max_steps=resolved.max_steps,
+            steps_per_epoch=steps_per_epoch,
+            default_steps_per_epoch=PRESETS[preset]["steps_per_epoch"],
+            checkpoint=checkpoint,
+            optimizer=optimizer,
+            learning_rate=resolved.learning_rate,
+            weight_decay=weight_decay,
+            decay_all=False,
+            warmup_steps=resolved.max_steps // 10 if warmup_steps is None else warmup_steps,
+            least_steps=0,
+        )
+        self.patches_per_step = resolved.patches_per_step
         self.same_image_negatives = same_image_negatives
-        self.checkpoint = checkpoint
-        self.seed = seed
         self.max_bank_gib = max_bank_gib
         for wrong, message in (
-            (self.max_steps < 0, f"max_steps must be 0 or more, not {self.max_steps}."),
             (self.patches_per_step < 2, f"patches_per_step must be at least 2, not {self.patches_per_step}."),
-            (self.learning_rate <= 0, f"learning_rate must be positive, not {self.learning_rate}."),
-            (checkpoint not in {"best", "last"}, f"checkpoint must be 'best' or 'last', not {checkpoint!r}."),
             (
-                max(sizes, default=1) > side and features == "crops",
+                max(sizes, default=1) > side and resolved.features == "crops",
                 f"A patch of patch_sizes={sizes} is larger than image_size={side}.",
             ),
             (
-                self.max_steps > 0 and features == "map" and not pre_trained and weights_path is None,
+                self.max_steps > 0 and resolved.features == "map" and not resolved.pre_trained and weights_path is None,
                 "features='map' with untrained encoders has nothing to go by: set pre_trained=True and max_steps=0.",
             ),
         ):
             if wrong:
                 raise ValueError(message)
-        if self.max_steps == 0 and not pre_trained and weights_path is None:
+        if self.max_steps == 0 and not resolved.pre_trained and weights_path is None:
             logger.warning(
                 "max_steps=0 without pre_trained and weights_path leaves the encoders of MultiResPatchSSL random: set "
                 "pre_trained=True or weights_path, or train them."
             )
         self.views = SimCLRViews()
         self.loss = NTXentLoss(temperature)
-        reach: list[int] = [patch_distance] if isinstance(patch_distance, int) else list(cast("Any", patch_distance))
-        reaches: list[Any] = ["all" if d < 0 else d for d in reach]
+        reach = resolved.patch_distance
+        reaches: list[Any] = ["all" if d < 0 else d for d in ([reach] if isinstance(reach, int) else reach)]
         with seeded(seed):
             self.model: MultiResPatchSSLModel = MultiResPatchSSLModel(
                 patch_sizes=sizes,
                 strides=strides,
-                backbone=chosen("backbone", backbone),
-                pre_trained=bool(pre_trained),
+                backbone=resolved.backbone,
+                pre_trained=bool(resolved.pre_trained),
                 weights_path=weights_path,
                 shared_encoder=shared_encoder,
-                encoder_size=chosen("encoder_size", encoder_size) or None,
-                features=cast("Features", features),
-                layers=chosen("layers", layers),
+                encoder_size=resolved.encoder_size or None,
+                features=resolved.features,
+                layers=resolved.layers,
                 patch_distance=reaches[0] if len(reaches) == 1 else reaches,
-                distance=chosen("distance", distance),
+                distance=resolved.distance,
                 weights=(1.0,) * len(sizes) if weights is None and preset == "laptop" else weights,
-                score=chosen("score", score),
-                top_q=chosen("top_q", top_q),
-                bank_dtype=chosen("bank_dtype", bank_dtype),
-                feature_dim=chosen("feature_dim", feature_dim) or None,
+                score=resolved.score,
+                top_q=resolved.top_q,
+                bank_dtype=resolved.bank_dtype,
+                feature_dim=resolved.feature_dim or None,
                 max_references=max_references,
                 selection=selection,
                 seed=seed,
             )
+        # 0 stands for "no resizing" and "all features"; None would ask the preset.
+        no_preset = {"encoder_size": resolved.encoder_size or 0, "feature_dim": resolved.feature_dim or 0}
+        self.keep_resolved(**vars(resolved) | no_preset, weights=self.model.weights)
 
-    @property
-    def trainer_arguments(self) -> dict[str, Any]:
-        """Length and validation interval; one idle step where nothing is to be trained."""
-        return super().trainer_arguments | {"max_steps": max(1, self.max_steps)}
-
-    def training_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+    def training_loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Contrast patches of every size."""
-        del args, kwargs
-        if self.max_steps == 0:
-            # An idle step. Lightning lets one process skip it, which a gradient scaler wants; several need a loss, and
-            # that of no parameter moves none.
-            return None if self.trainer.world_size == 1 else torch.zeros((), device=self.device, requires_grad=True)
         images = grey(cast("torch.Tensor", batch.image))
-        generator = torch.Generator().manual_seed(int(torch.randint(2**62, (1,))))
-        total = images.new_zeros(())
+        losses = {}
         for size, side in enumerate(self.model.patch_sizes):
             patches, owners = self._sample_patches(images, size, generator)
             first, second = self.views(patches, generator)
             projections = self.model.embed(torch.cat([first, second]), size)
-            loss = self.loss(*projections.chunk(2), image_index=None if self.same_image_negatives else owners)
-            if not torch.isfinite(loss):
-                step = self.trainer.global_step
-                msg = f"The loss of size {side} is {loss.item()} at step {step}: lower learning_rate or warm up longer."
-                raise RuntimeError(msg)
-            self.log(f"train_loss_{side}", loss)
-            total = total + loss
-        self.log("train_loss", total, prog_bar=True, on_step=True, on_epoch=False)
-        return total
+            image_index = None if self.same_image_negatives else owners
+            losses[str(side)] = self.loss(*projections.chunk(2), image_index=image_index)
+        return losses
 
     def _sample_patches(
         self, images: torch.Tensor, size: int, generator: torch.Generator
@@ -331,15 +330,3 @@ class MultiResPatchSSL(OneClassTraining, AnomalibModule):  # type: ignore[misc] 
                 parts[index].append(features)
         # Each list goes as soon as it is joined: all of them twice would not fit where the banks just do.
         self.model.fit([self.gather_references(torch.cat(parts.pop(0))) for _ in self.model.patch_sizes])
-
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """LARS (by default) over encoders and heads, linear warm-up and cosine decay by the step."""
-        optimizer = timm.optim.create_optimizer_v2(
-            self.model, opt=self.optimizer_name, lr=self.learning_rate, weight_decay=self.weight_decay, momentum=0.9
-        )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_at)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _rate_at(self, step: int) -> float:
-        """Factor on the learning rate at a step."""
-        return warmup_cosine(step, self.warmup_steps, self.max_steps)

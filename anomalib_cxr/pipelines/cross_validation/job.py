@@ -31,7 +31,7 @@ from lightning.pytorch import seed_everything
 from anomalib_cxr import __version__
 from anomalib_cxr.callbacks.run_record import write_json
 from anomalib_cxr.metrics.predictions import FILE_NAME, VALIDATION_FILE_NAME, read_predictions
-from anomalib_cxr.models.components.one_class import OneClassTraining
+from anomalib_cxr.models.components.step_training import StepTrainingMixin
 from anomalib_cxr.pipelines.cross_validation.plan import CONFIG, DONE, FITTED, LAST_FOLDER, METRICS, read_json
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def run_job(folder: Path) -> None:
         metrics = engine.test(model, datamodule=datamodule, ckpt_path=fitted["chosen"])
     _keep_metrics(folder, metrics)
     last = folder / "weights" / "lightning" / "last.ckpt"
-    if isinstance(model, OneClassTraining) and last.is_file():
+    if isinstance(model, StepTrainingMixin) and last.is_file():
         engine, model, datamodule = _prepare(folder, folder / LAST_FOLDER, "--model.visualizer=false")
         _keep_metrics(folder / LAST_FOLDER, engine.test(model, datamodule=datamodule, ckpt_path=last))
     for place in (folder, folder / LAST_FOLDER) if last.is_file() else (folder,):
@@ -94,7 +94,7 @@ def _resume_from(folder: Path, model: Any) -> Path | None:
     """Checkpoint to go on from; None to start, with the leftovers of a start before cleared away."""
     weights = folder / "weights"
     checkpoint = weights / "lightning" / "model.ckpt"
-    if isinstance(model, OneClassTraining) and checkpoint.is_file():
+    if isinstance(model, StepTrainingMixin) and checkpoint.is_file():
         try:
             with anomalib_safe_globals(extra=model.checkpoint_safe_globals()):
                 step = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]

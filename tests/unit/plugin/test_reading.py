@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.tv_tensors import Image as TensorImage
 
 from anomalib_cxr.imaging import RadiographError
-from anomalib_cxr.plugin.reading import is_misread, unwrap_reading, wrap_reading
+from anomalib_cxr.plugin.reading import READING, is_misread
 
 NAMES = [
     ("anomalib.data.predict", "get_image_filenames"),
@@ -33,12 +33,12 @@ def current() -> list[object]:
 def _unwrapped():
     """Each test starts with stock Anomalib, whatever the plugin did at import, and leaves it as it was."""
     before = current()
-    unwrap_reading()
+    READING.take_back()
     was_wrapped = current() != before
     yield
-    unwrap_reading()
+    READING.take_back()
     if was_wrapped:
-        wrap_reading()
+        READING.put()
 
 
 @pytest.fixture
@@ -105,13 +105,13 @@ def write_flat(folder: Path, scene: np.ndarray) -> list[Path]:
 
 def test_wrap_and_unwrap_are_idempotent_and_restore_the_very_objects():
     stock = current()
-    wrap_reading()
+    READING.put()
     wrapped = current()
     assert all(a is not b for a, b in zip(stock, wrapped, strict=True))
-    wrap_reading()
+    READING.put()
     assert all(a is b for a, b in zip(wrapped, current(), strict=True))
-    unwrap_reading()
-    unwrap_reading()
+    READING.take_back()
+    READING.take_back()
     assert all(a is b for a, b in zip(stock, current(), strict=True))
 
 
@@ -127,18 +127,18 @@ def test_wrapping_imports_nothing_and_completes_what_was_loaded_later(monkeypatc
     with monkeypatch.context() as patch:
         patch.delitem(sys.modules, "anomalib.deploy.inferencers.torch_inferencer")
         patch.setitem(sys.modules, half.__name__, half)
-        wrap_reading()
+        READING.put()
         assert "anomalib.deploy.inferencers.torch_inferencer" not in sys.modules
         assert not hasattr(half, "generate_output_filename")
     assert sum(a is not b for a, b in zip(stock, current(), strict=True)) == 4
-    wrap_reading()
+    READING.put()
     assert all(a is not b for a, b in zip(stock, current(), strict=True))
 
 
 def test_a_changed_anomalib_is_noticed(monkeypatch):
     monkeypatch.delattr("anomalib.data.predict.read_image")
     with pytest.raises(AttributeError, match="read_image"):
-        wrap_reading()
+        READING.put()
 
 
 def test_8bit_files_stay_byte_identical(tmp_path, scene):
@@ -157,7 +157,7 @@ def test_8bit_files_stay_byte_identical(tmp_path, scene):
         return result
 
     stock = everything()
-    wrap_reading()
+    READING.put()
     assert everything() == stock
     assert len(stock) == 1 + 4 * len(paths)
 
@@ -165,7 +165,7 @@ def test_8bit_files_stay_byte_identical(tmp_path, scene):
 def test_misread_files_come_out_as_the_scene(tmp_path, scene):
     expected = scene / 4095
     paths = write_deep(tmp_path, scene)
-    wrap_reading()
+    READING.put()
     dataset = PredictDataset(tmp_path)
     assert dataset.image_filenames == sorted(paths)
     for index, path in enumerate(dataset.image_filenames):
@@ -182,7 +182,7 @@ def test_types_are_those_of_the_stock_reader(tmp_path, scene):
     Image.fromarray((scene >> 4).astype(np.uint8)).save(tmp_path / "flat.png")
     Image.fromarray(scene).save(tmp_path / "deep.png")
     stock_tensor, stock_array = (predict.read_image(tmp_path / "flat.png", as_tensor=t) for t in (True, False))
-    wrap_reading()
+    READING.put()
     tensor, array = (predict.read_image(tmp_path / "deep.png", as_tensor=t) for t in (True, False))
     assert type(tensor) is type(stock_tensor) is TensorImage
     assert (tensor.dtype, tensor.shape) == (stock_tensor.dtype, stock_tensor.shape)
@@ -200,7 +200,7 @@ def test_stock_anomalib_does_misread(tmp_path, scene):
 
 def test_single_dicom_and_errors_of_the_stock_listing(tmp_path, scene):
     predict = importlib.import_module("anomalib.data.predict")
-    wrap_reading()
+    READING.put()
     path = write_dicom(tmp_path / "a.dcm", scene)
     assert PredictDataset(str(path)).image_filenames == [path]
     assert predict.get_image_filenames(path, base_dir=tmp_path) == [path]
@@ -222,13 +222,13 @@ def test_dicomdir_and_other_files_of_an_archive_are_not_listed(tmp_path, scene):
     (tmp_path / "README").write_text("x")
     (tmp_path / "folder.dcm").mkdir()
     path = write_dicom(tmp_path / "deeper" / "IM0001", scene)
-    wrap_reading()
+    READING.put()
     assert PredictDataset(tmp_path).image_filenames == [path]
 
 
 def test_broken_files(tmp_path, scene):
     """A misread file that is broken gives our error, any other broken file Anomalib's own."""
-    wrap_reading()
+    READING.put()
     Image.fromarray(scene).save(tmp_path / "deep.png")
     (tmp_path / "deep.png").write_bytes((tmp_path / "deep.png").read_bytes()[:400])
     with pytest.raises(RadiographError, match=r"deep\.png"):
@@ -264,7 +264,7 @@ def test_picture_of_a_16bit_png_is_that_of_the_8bit_one(tmp_path, scene):
 
     flat, stock_deep = picture("flat.png"), picture("deep.png")
     assert np.abs(stock_deep - flat).mean() > 20
-    wrap_reading()
+    READING.put()
     np.testing.assert_array_equal(picture("flat.png"), flat)
     np.testing.assert_array_equal(picture("deep.png"), flat)
     np.testing.assert_array_equal(picture("a.dcm"), flat)
@@ -276,7 +276,7 @@ def test_pictures_are_saved_under_names_that_open(tmp_path, scene):
     Image.fromarray(scene).save(tmp_path / "a.png")
     for name in names[1:]:
         write_dicom(tmp_path / name, scene)
-    wrap_reading()
+    READING.put()
     batch = ImageBatch(
         image=torch.zeros(4, 3, 48, 64),
         image_path=[str(tmp_path / name) for name in names],
@@ -294,13 +294,13 @@ def test_pictures_are_saved_under_names_that_open(tmp_path, scene):
 @pytest.mark.parametrize("name", ["torch_inferencer", "openvino_inferencer"])
 def test_inferencers_read_the_same(tmp_path, scene, name):
     write_dicom(tmp_path / "a.dcm", scene)
-    wrap_reading()
+    READING.put()
     module = importlib.import_module(f"anomalib.deploy.inferencers.{name}")
     np.testing.assert_allclose(module.read_image(tmp_path / "a.dcm")[..., 0], scene / 4095, atol=1e-6)
 
 
 def test_stand_in_for_pillow_is_pillow_but_for_open():
-    wrap_reading()
+    READING.put()
     stand_in = importlib.import_module("anomalib.visualization.image.item_visualizer").Image
     assert stand_in.Image is Image.Image
     assert stand_in.fromarray is Image.fromarray

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import CenterCrop, Compose, InterpolationMode, No
 
 from anomalib_cxr.deploy import ExportedDetector
 from anomalib_cxr.models import AnatPaste
-from anomalib_cxr.models.components.deployable import DeployableExport
+from anomalib_cxr.models.components.deployable import DeployableMixin
 from anomalib_cxr.models.components.exact_resize import ExactResizePreProcessor
 from anomalib_cxr.models.components.post_processor import RankPreservingPostProcessor
 
@@ -54,7 +54,7 @@ def test_a_model_without_its_numbers_is_not_exported(unknown: str, tmp_path: Pat
         "_pixel_threshold": "pixel threshold",
         "all": "image_min, image_max",
     }
-    for export in (DeployableExport.to_onnx, DeployableExport.to_openvino):
+    for export in (DeployableMixin.to_onnx, DeployableMixin.to_openvino):
         with pytest.raises(ValueError, match=f"never validated and so has no {named.get(unknown, unknown)}"):
             export(model(**numbers), tmp_path)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -96,7 +96,7 @@ class _TorchWithoutData:
         return path
 
 
-class _Small(DeployableExport, _TorchWithoutData):  # type: ignore[misc]
+class _Small(DeployableMixin, _TorchWithoutData):  # type: ignore[misc]
     def export_metadata(self) -> dict[str, Any]:
         return exported_by_hand.metadata()
 

@@ -1,0 +1,109 @@
+"""A bank of normal images, rebuilt before every validation, that a detector scores against."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from anomalib_cxr.models.components.step_training import StepTrainingMixin
+
+
+class BankMixin(StepTrainingMixin):
+    """Mixin for a step-trained ``AnomalibModule`` that scores against a bank of normal images (ours).
+
+    A subclass implements :meth:`build_bank` besides what
+    :class:`~anomalib_cxr.models.components.step_training.StepTrainingMixin` asks for.
+
+    The bank is rebuilt, from un-augmented training images in evaluation mode, before every validation of a fit, and is
+    part of the checkpoint. Anomalib's ``MemoryBankMixin`` fits once: a model that goes on learning would keep a bank of
+    earlier weights.
+    """
+
+    _bank_step: int | None = None
+
+    def build_bank(self, loader: DataLoader) -> None:
+        """Fill the reference bank.
+
+        Args:
+            loader: This process's share of the training images, un-augmented, as Anomalib batches in the order of the
+                data set (every ``world_size``-th image); :meth:`gather_references` joins the shares.
+        """
+        raise NotImplementedError
+
+    def _step_loader(self) -> DataLoader:
+        images, processes = len(self.datamodule.train_data), self.trainer.world_size
+        if 0 < images < processes:
+            msg = (
+                f"The training set has {images} images for {processes} processes, and each builds "
+                "a share of the reference bank: train with fewer processes (--trainer.devices) or more images."
+            )
+            raise ValueError(msg)
+        return super()._step_loader()
+
+    def on_validation_start(self) -> None:
+        """Rebuild the bank with the weights of this moment; outside of a fit it is the checkpoint's."""
+        super().on_validation_start()
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self.rebuild_bank()
+
+    def on_train_end(self) -> None:
+        """Build a bank if no validation did for these weights, then take the chosen checkpoint."""
+        if self._bank_step != self.steps_trained:
+            self.rebuild_bank()
+        super().on_train_end()
+
+    def rebuild_bank(self) -> None:
+        """Build the bank with the present weights, in evaluation mode, each process its share."""
+        datamodule = self.datamodule
+        dataset = self.without_augmentation(datamodule.train_data)
+        share: Any = dataset
+        if self.trainer.world_size > 1:
+            share = Subset(dataset, range(self.trainer.global_rank, len(dataset), self.trainer.world_size))
+        loader = DataLoader(
+            share,
+            batch_size=datamodule.eval_batch_size,
+            num_workers=datamodule.num_workers,
+            collate_fn=datamodule.external_collate_fn or dataset.collate_fn,
+        )
+        self._agree_on_statistics()
+        training = self.training
+        self.eval()
+        # Validation runs in inference mode, whose tensors could not be updated in place by a later load_state_dict.
+        with torch.inference_mode(mode=False), torch.no_grad():
+            self.build_bank(loader)
+        self.train(training)
+        self._bank_step = self.steps_trained
+
+    def _agree_on_statistics(self) -> None:
+        """Take the first process's running statistics, as DDP does before each step, and as the checkpoint has them.
+
+        Batch normalisation has just updated them from each process's own images: without this, each share of the bank
+        would come from another encoder.
+        """
+        if self.trainer.world_size == 1:
+            return
+        for module in self.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                for buffer in module.buffers():
+                    torch.distributed.broadcast(buffer, src=0)
+
+    def gather_references(self, references: Tensor) -> Tensor:
+        """Join the processes' shares of per-image rows into the order of the data set.
+
+        Args:
+            references: (n_rank, …) rows of this process.
+
+        Returns:
+            (n, …) rows of all, each image once, the same on every process.
+        """
+        world = self.trainer.world_size
+        if world == 1:
+            return references
+        shares: list[Any] = [None] * world
+        torch.distributed.all_gather_object(shares, references.cpu())
+        joined = references.new_empty((sum(len(share) for share in shares), *references.shape[1:]))
+        for rank, share in enumerate(shares):
+            joined[rank::world] = share.to(references)
+        return joined
