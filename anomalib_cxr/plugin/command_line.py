@@ -1,6 +1,9 @@
 """The stock `anomalib` command builds our models from the checkpoint that it is given."""
 
+import argparse
+import contextlib
 import functools
+import importlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +16,8 @@ from anomalib_cxr.plugin.wrapping import Wrapping
 
 #: A training that goes on may be made longer, or keep another checkpoint; all else is the checkpoint's.
 _CHANGEABLE = {"max_steps", "steps_per_epoch", "checkpoint"}
+#: Subcommands that run a model, each of which leaves a `config.yaml`.
+_RUNS = ("fit", "validate", "test", "train", "predict", "export")
 _MODEL_OPTION = re.compile(r"--model\.(?:init_args\.)?(\w+)")
 
 
@@ -27,16 +32,21 @@ def _wrap_init(stock: Callable[..., None]) -> Callable[..., None]:
     return __init__
 
 
-def _wrap_trainer_arguments(stock: Any) -> Any:
-    """Let `predict` and `export` read the `config.yaml` of a training, which names optimiser and rate, too."""
-    add = stock.__func__ if isinstance(stock, staticmethod) else stock
+def _wrap_subcommands(stock: Callable[..., None]) -> Callable[..., None]:
+    """Let every subcommand read the `config.yaml` that another one left, and pass over what it has no use for."""
 
-    @functools.wraps(add)
-    def _add_trainer_arguments_to_parser(parser: Any, *args: Any, **kwargs: Any) -> None:
-        del args, kwargs
-        add(parser, add_optimizer=True, add_scheduler=True)
+    @functools.wraps(stock)
+    def add_subcommands(self: Any, **kwargs: Any) -> None:
+        stock(self, **kwargs)
+        parsers = {name: self.subcommand_parsers[name] for name in _RUNS if name in self.subcommand_parsers}
+        names = {
+            name: {action.dest.partition(".")[0] for action in parser._actions} for name, parser in parsers.items()
+        }
+        for name, parser in parsers.items():
+            for other in sorted(set().union(*names.values()) - names[name]):
+                parser.add_argument(f"--{other}", type=Any, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
-    return staticmethod(_add_trainer_arguments_to_parser)
+    return add_subcommands
 
 
 def _wrap_before_instantiation(stock: Callable[..., None]) -> Callable[..., None]:
@@ -46,13 +56,31 @@ def _wrap_before_instantiation(stock: Callable[..., None]) -> Callable[..., None
     def before_instantiate_classes(self: Any) -> None:
         stock(self)
         config = self.config.get(str(self.subcommand))
+        self.is_built_from_checkpoint = False
+        if config is not None and config.get("ckpt_path", "") is None:
+            # A configuration named after it says "ckpt_path: null", which nobody means by it.
+            config.ckpt_path = _typed_value(self.typed, "--ckpt_path")
         if config is not None and config.get("model") is not None and config.get("ckpt_path"):
-            _take_arguments(config, self.typed, resumes=self.subcommand in {"fit", "train"})
+            resumes = self.subcommand in {"fit", "train"}
+            self.is_built_from_checkpoint = _take_arguments(config, self.typed, resumes)
 
     return before_instantiate_classes
 
 
-def _take_arguments(config: Any, typed: Sequence[str], resumes: bool) -> None:
+def _wrap_instantiation(stock: Callable[..., None]) -> Callable[..., None]:
+    """Fetch no pretrained weights that a checkpoint's own replace at once."""
+
+    @functools.wraps(stock)
+    def instantiate_classes(self: Any) -> None:
+        from anomalib_cxr.models.components.pretrained import weights_come_later
+
+        with weights_come_later() if self.is_built_from_checkpoint else contextlib.nullcontext():
+            stock(self)
+
+    return instantiate_classes
+
+
+def _take_arguments(config: Any, typed: Sequence[str], resumes: bool) -> bool:
     """Put a checkpoint's arguments in place of those that nobody gave.
 
     Args:
@@ -60,11 +88,12 @@ def _take_arguments(config: Any, typed: Sequence[str], resumes: bool) -> None:
         typed: Command line.
         resumes: Whether a training goes on.
 
+    Returns:
+        Whether the model is one of ours, and so takes them.
+
     Raises:
         ValueError: If there is no such checkpoint, it is another class's, or an argument was given that contradicts it.
     """
-    import importlib
-
     from anomalib_cxr.models.components.checkpoints import (
         SelfDescribingMixin,
         constructor_arguments,
@@ -76,7 +105,7 @@ def _take_arguments(config: Any, typed: Sequence[str], resumes: bool) -> None:
     module, _, name = config.model.class_path.rpartition(".")
     cls: Any = getattr(importlib.import_module(module), name)
     if not issubclass(cls, SelfDescribingMixin):
-        return
+        return False
     path = Path(config.ckpt_path)
     checkpoint = read_checkpoint(path, cls.checkpoint_safe_globals())
     refuse_other_class(checkpoint, cls)
@@ -95,6 +124,16 @@ def _take_arguments(config: Any, typed: Sequence[str], resumes: bool) -> None:
     for key, value in theirs.items():
         if key in config.model.init_args and key not in kept:
             config.model.init_args[key] = value
+    return True
+
+
+def _typed_value(typed: Sequence[str], option: str) -> str | None:
+    """Value of an option on the command line, None where it is not there."""
+    for word, following in zip(typed, [*typed[1:], None], strict=True):
+        name, equals, value = word.partition("=")
+        if name == option:
+            return value if equals else following
+    return None
 
 
 def _given(typed: Sequence[str]) -> set[str]:
@@ -116,7 +155,8 @@ def _given(typed: Sequence[str]) -> set[str]:
 COMMAND_LINE = Wrapping(
     [
         ("anomalib.cli.cli", "AnomalibCLI.__init__", _wrap_init),
-        ("anomalib.cli.cli", "AnomalibCLI._add_trainer_arguments_to_parser", _wrap_trainer_arguments),
+        ("anomalib.cli.cli", "AnomalibCLI.add_subcommands", _wrap_subcommands),
         ("anomalib.cli.cli", "AnomalibCLI.before_instantiate_classes", _wrap_before_instantiation),
+        ("anomalib.cli.cli", "AnomalibCLI.instantiate_classes", _wrap_instantiation),
     ]
 )

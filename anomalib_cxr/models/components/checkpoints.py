@@ -1,5 +1,6 @@
 """Checkpoints that say what they are: class, resolved arguments, split."""
 
+import inspect
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,10 +34,11 @@ class SelfDescribingMixin(MixedIntoModule):
         """Have checkpoints keep arguments as they are used, in place of those that were given.
 
         Args:
-            **arguments: Arguments of the constructor that give the same model whatever the presets say: plain data,
-                and never None where None would ask a preset.
+            **arguments: Values that give the same model whatever the presets say: plain data, and never None where
+                None would ask a preset. What is no argument of the constructor is left out.
         """
-        self.hparams.update({name: _plain(value) for name, value in arguments.items()})
+        known = inspect.signature(type(self).__init__).parameters
+        self.hparams.update({name: _plain(value) for name, value in arguments.items() if name in known})
 
     def on_fit_start(self) -> None:
         """Remember which split the model is trained on."""

@@ -79,7 +79,7 @@ def build_member(member: dict[str, Any]) -> Any:
     """
     cls = find_class(member["class_path"])
     with weights_come_later():
-        module: Any = cls(**member["init_args"], evaluator=False, visualizer=False)
+        module: Any = cls(**member["init_args"])
     enabled = {**member["components"].get("anomalib_components_enabled", {}), "evaluator": False, "visualizer": False}
     module.on_load_checkpoint({**member["components"], "anomalib_components_enabled": enabled})
     return module.eval()
