@@ -5,7 +5,6 @@ import os
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from anomalib_cxr.metrics.checks import check_scores
@@ -31,7 +30,6 @@ COLUMNS = (
 )
 """Columns of the file, in order."""
 
-_TEXT = ("image", "patient_id", "label", "findings", "decision", "split_hash")
 _LABELS = {"normal", "abnormal", ""}
 _NAMED = 3
 
@@ -89,7 +87,7 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False, encoding="utf-8")
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
     except FileNotFoundError as error:
         msg = f"There are no predictions at {path}: a test run writes them beside its pictures."
         raise PredictionsError(msg) from error
@@ -102,7 +100,8 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
         raise PredictionsError(msg)
     for column in ("raw_score", "score", "p_value"):
         try:
-            table[column] = pd.to_numeric(table[column].replace("", np.nan))
+            # By Python's float, which is exact to the last digit; pandas' own parser is only since version 3.
+            table[column] = table[column].replace("", "nan").map(float).astype(float)
         except (ValueError, TypeError) as error:
             msg = f"{path}: the column {column} holds what is no number: {error}"
             raise PredictionsError(msg) from error

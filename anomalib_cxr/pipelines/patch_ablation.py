@@ -155,7 +155,7 @@ def _features(model: MultiResPatchSSL, dataset: Any, datamodule: Any) -> tuple[l
     for images in tqdm(model.pre_processed(loader), total=len(loader), desc="Features", leave=False):
         for part, features in zip(parts, model.model.features(images), strict=True):
             part.append(features)
-    return [torch.cat(part) for part in parts], torch.as_tensor(plain.samples.label_index.to_numpy())
+    return [torch.cat(part) for part in parts], torch.tensor(plain.samples.label_index.to_numpy())
 
 
 def _refit(

@@ -21,7 +21,8 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut  # noqa: E402
 from pydicom.sequence import Sequence  # noqa: E402
 
 TEST_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
-pytestmark = pytest.mark.filterwarnings("ignore")
+# pydicom warns of what these files have wrong on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 def make(pixels: np.ndarray, bits: int, photometric: str = "MONOCHROME2", **elements) -> Dataset:
