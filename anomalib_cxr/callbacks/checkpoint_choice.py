@@ -1,6 +1,7 @@
 """Which checkpoint a fit ends with: the best by labelled validation AUROC, or the last."""
 
 import logging
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ class CheckpointChoice(Callback):
         self.best_score = state_dict["best_score"]
         self.best_step = state_dict["best_step"]
         self.best_path = state_dict["best_path"]
+        if self.best_score is not None and math.isnan(self.best_score):  # version 0.1 kept it for ever
+            self.best_score = self.best_step = self.best_path = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to resume when the best checkpoint so far has gone: the choice would silently change."""
@@ -65,6 +68,9 @@ class CheckpointChoice(Callback):
             return
         score = trainer.callback_metrics.get(MONITOR)
         if score is None or not _both_classes_validated(trainer):
+            return
+        if math.isnan(float(score)):  # one class in the images validated, or in limit_val_batches of them
+            logger.warning("The validation at step %d has no AUROC and is not chosen by.", trainer.global_step)
             return
         if self.best_score is None or float(score) > self.best_score:
             self.best_score, self.best_step = float(score), trainer.global_step

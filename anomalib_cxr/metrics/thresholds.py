@@ -62,11 +62,12 @@ def normal_threshold(normal_scores: npt.ArrayLike, false_positive_rate: float) -
     images, exchangeable with these, are called abnormal with at most that probability.
 
     Args:
-        normal_scores: (n,) scores of normal validation images.
+        normal_scores: (n,) scores of normal validation images, in the type that new scores will have.
         false_positive_rate: Highest probability of a false alarm, in (0, 1).
 
     Returns:
-        Threshold just above the highest score that must not alarm.
+        Threshold just above the highest score that must not alarm: the next number of the scores' own type. (That of a
+        longer type would be rounded back by a comparison in theirs, and let whole groups of images alarm.)
 
     Raises:
         ValueError: If the rate is out of range, or too low to be told from so few images.
@@ -82,7 +83,7 @@ def normal_threshold(normal_scores: npt.ArrayLike, false_positive_rate: float) -
             f"there are {len(scores)}."
         )
         raise ValueError(msg)
-    return float(np.nextafter(np.sort(scores)[::-1][alarms], np.inf))
+    return _just_above(np.sort(scores)[::-1][alarms], normal_scores)
 
 
 def sensitivity_at_specificity(scores: npt.ArrayLike, labels: npt.ArrayLike, specificity: float) -> OperatingPoint:
@@ -103,7 +104,7 @@ def sensitivity_at_specificity(scores: npt.ArrayLike, labels: npt.ArrayLike, spe
     thresholds, found, alarms, abnormal, normal = _counts(scores, labels)
     allowed = np.flatnonzero(1 - alarms / normal >= specificity - 1e-12)
     if not len(allowed):
-        return OperatingPoint(float(np.nextafter(thresholds[0], np.inf)), 0.0, 1.0)
+        return OperatingPoint(_just_above(thresholds[0], scores), 0.0, 1.0)
     best = allowed[np.argmax(found[allowed])]
     return OperatingPoint(float(thresholds[best]), float(found[best] / abnormal), float(1 - alarms[best] / normal))
 
@@ -142,6 +143,13 @@ def _counts(
     last = np.flatnonzero(np.r_[values[1:] != values[:-1], True])
     found, alarms = np.cumsum(truth)[last], np.cumsum(~truth)[last]
     return values[last], found, alarms, int(truth.sum()), int((~truth).sum())
+
+
+def _just_above(score: np.float64, scores: npt.ArrayLike) -> float:
+    """The next number after a score in the type of the scores, float64 where that is none of NumPy's."""
+    kind = np.asarray(scores).dtype
+    kind = kind if kind in (np.float16, np.float32) else np.dtype(np.float64)
+    return float(np.nextafter(kind.type(score), kind.type(np.inf)))
 
 
 def _check_share(name: str, value: float, below_one: bool = False) -> None:

@@ -315,3 +315,15 @@ sys.exit(status)
 def test_stated_size_is_used(tmp_path: Path) -> None:
     path = write_onnx(tmp_path, described=metadata(input_size=[20, 44]))
     assert ExportedDetector(path).predict([ramp(50, 60, 0, 1)])[0].heat_map.shape == (20, 44)
+
+
+@pytest.mark.parametrize("kind", ["onnx_model", "openvino_model"])
+def test_a_score_that_is_nan_is_no_prediction(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """The graph by hand gives NaN for a black film, with a finite map and the decision normal."""
+    detector = ExportedDetector(request.getfixturevalue(kind), threads=1)
+    with pytest.raises(ValueError, match="Image 1 cannot be scored: the model's score or heat map is not finite"):
+        detector.predict([ramp(SIDE, SIDE, 0.1, 0.9), np.zeros((SIDE, SIDE), np.float32)])
+    black = write_png(tmp_path / "black.png", np.zeros((SIDE, SIDE), np.float32))
+    (found,) = detector.predict_files([black])
+    assert found.prediction is None
+    assert "cannot be scored" in str(found.error)

@@ -64,9 +64,10 @@ def test_half_is_the_best_f1_threshold(validation) -> None:
     post = _fitted(scores, labels, maps)
     out = post(InferenceBatch(pred_score=scores, anomaly_map=maps))
     best = max(f1_score(labels, scores >= cut) for cut in scores)
-    # A prediction must exceed the threshold, which is itself one of the scores.
-    assert f1_score(labels, out.pred_score >= 0.5) == pytest.approx(best)
-    assert torch.equal(out.pred_label.bool(), out.pred_score > 0.5)
+    # The threshold is itself one of the scores, and an image at it is abnormal.
+    assert f1_score(labels, out.pred_label) == pytest.approx(best)
+    assert torch.equal(out.pred_label.bool(), out.pred_score >= 0.5)
+    assert (scores == post.image_threshold).any()
 
 
 @pytest.mark.parametrize("target", [0.05, 0.5, 0.9, 0.99])
@@ -84,9 +85,7 @@ def test_a_target_false_positive_rate_comes_from_normal_images_alone(validation,
     scores, labels, maps = validation
     post = _fitted(scores, labels, maps, threshold_rule="false_positive_rate", threshold_target=rate)
     called = post(InferenceBatch(pred_score=scores, anomaly_map=maps)).pred_label.bool()
-    unusual = conformal_p_values(scores[~labels], scores[~labels])
-    # Among themselves each counts itself once more than a new image would.
-    assert called[~labels].tolist() == (unusual <= rate + 1 / 31).tolist()
+    assert called.tolist() == (conformal_p_values(scores[~labels], scores) <= rate + 1e-9).tolist()
     other = torch.where(labels, scores + 7, scores)
     again = _fitted(other, labels, maps, threshold_rule="false_positive_rate", threshold_target=rate)
     kept = again(InferenceBatch(pred_score=scores, anomaly_map=maps)).pred_label.bool()
@@ -143,3 +142,43 @@ def test_equal_scores_give_a_defined_result() -> None:
 def test_quantile_out_of_range_is_refused() -> None:
     with pytest.raises(ValueError, match="pixel_quantile must lie between 0 and 1"):
         RankPreservingPostProcessor(pixel_quantile=1.0)
+
+
+@pytest.mark.parametrize("values", [1000, 40, 4, 1])
+@pytest.mark.parametrize(("n", "rate"), [(19, 0.1), (39, 0.1), (100, 0.1), (9, 0.5)])
+def test_the_false_positive_rate_is_kept_exactly(n: int, rate: float, values: int) -> None:
+    """Leave each of n + 1 exchangeable float32 scores out: the share that alarms is the rate, ties included."""
+    rng = np.random.default_rng(n + values)
+    pool = (rng.integers(0, values, n + 1) / 7 + 3).astype(np.float32)
+    alarms = 0
+    for out in range(n + 1):
+        normal = torch.tensor(np.delete(pool, out))
+        scores = torch.cat([normal, normal + 0.05])
+        labels = torch.arange(2 * n) >= n
+        post = _fitted(scores, labels, torch.zeros(2 * n, 1, 2, 2),
+                       threshold_rule="false_positive_rate", threshold_target=rate)  # fmt: skip
+        query = InferenceBatch(pred_score=torch.tensor(pool[out : out + 1]), anomaly_map=torch.zeros(1, 1, 2, 2))
+        alarms += int(post(query).pred_label)
+    assert alarms / (n + 1) <= rate + 1e-9
+
+
+def test_nan_is_no_normal_image_and_tied_abnormal_scores_are_found() -> None:
+    labels = torch.tensor([False, False, True, True])
+    post = _fitted(torch.tensor([0.0, 1.0, 2.0, 2.0]), labels, torch.zeros(4, 1, 2, 2))
+    maps = torch.zeros(3, 1, 2, 2)
+    asked = torch.tensor([2.0, float(np.nextafter(np.float32(2), np.float32(0))), float("nan")])
+    assert post(InferenceBatch(pred_score=asked, anomaly_map=maps)).pred_label.tolist() == [True, False, True]
+
+
+def test_order_is_kept_beyond_the_stated_bound() -> None:
+    post = _fitted(torch.tensor([-1.0, 0.0, 0.5, 1.0]), torch.arange(4) > 1, torch.zeros(4, 1, 2, 2))
+    centre = float(post.image_threshold)
+    rng = np.random.default_rng(0)
+    x = (centre + rng.choice([-1, 1], 20000) * 10 ** rng.uniform(-4, 4, 20000)).astype(np.float32).astype(float)
+    gap = 2.0**-22 * 2 * (1 + 2 * abs(x - centre)) ** 2 * 1.01 + 1e-6 * abs(x)
+    keep = gap < 0.1 * abs(x - centre)
+    x, gap = x[keep], gap[keep]
+    y = x - np.sign(x - centre) * gap  # nearer to the threshold: x has the larger |z|
+    both = torch.tensor(np.r_[x, y], dtype=torch.float32)
+    out = post(InferenceBatch(pred_score=both, anomaly_map=torch.zeros(len(both), 1, 1, 1))).pred_score.numpy()
+    assert (np.sign(out[: len(x)] - out[len(x) :]) == np.sign(x - centre)).all()
