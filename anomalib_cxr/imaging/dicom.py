@@ -1,25 +1,35 @@
 """DICOM files as brightness in [0, 1]: the greyscale pipeline of PS3.4 annex N, with pydicom as the decoder."""
 
-from collections.abc import MutableSequence
+from collections.abc import Callable, MutableSequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from anomalib_cxr.imaging.codestream import codestream_size
-from anomalib_cxr.imaging.pixels import check_float, check_size, scale, to_grey
+from anomalib_cxr.imaging.dicom_dataset import check_elements, is_dicom, read_dataset
+from anomalib_cxr.imaging.dicom_pixels import integer, stored_pixels
+from anomalib_cxr.imaging.pixels import check_float, check_size, scale, strips, to_grey
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-PREAMBLE = 128
-MAGIC = b"DICM"
+__all__ = ["is_dicom", "read_dicom", "window"]
 
+# Samples a pixel of each photometric interpretation that is read (PS3.3 C.7.6.3.1.2).
+_SAMPLES = {
+    "MONOCHROME1": 1,
+    "MONOCHROME2": 1,
+    "PALETTE COLOR": 1,
+    "RGB": 3,
+    "YBR_FULL": 3,
+    "YBR_FULL_422": 3,
+    "YBR_ICT": 3,
+    "YBR_RCT": 3,
+}
 
-def is_dicom(head: bytes) -> bool:
-    """Whether a file that starts with these bytes (132 or more) is a DICOM file (PS3.10, 7.1)."""
-    return head[PREAMBLE : PREAMBLE + len(MAGIC)] == MAGIC
+Brightness = Callable[[npt.NDArray[Any]], npt.NDArray[np.floating]]
+"""Brightness of stored values, pixel by pixel."""
 
 
 def read_dicom(path: Path, bits: int | None = None) -> npt.NDArray[np.float32]:
@@ -37,37 +47,48 @@ def read_dicom(path: Path, bits: int | None = None) -> npt.NDArray[np.float32]:
         ValueError: If the file is refused, with the reason; pydicom and its decoders raise other errors too.
     """
     try:
-        from pydicom import dcmread, pixels
+        from pydicom import pixels
     except ImportError as error:
         msg = 'DICOM needs pydicom: pip install "anomalib-cxr[dicom]"'
         raise ImportError(msg) from error
 
-    dataset = dcmread(path, force=True)
+    dataset = read_dataset(path)
     _check_header(dataset, bits)
-    _name_transfer_syntax(dataset)
-    _check_codestream(dataset)
-    stored = pixels.pixel_array(dataset)
-    # pydicom believes the length of the pixel data where the header states fewer frames.
-    if stored.shape not in {(dataset.Rows, dataset.Columns), (dataset.Rows, dataset.Columns, 3)}:
-        msg = f"its pixels are an array of {stored.shape} where its header states {dataset.Rows} x {dataset.Columns}"
-        raise ValueError(msg)
+    cells, stored = stored_pixels(dataset)
     photometric = dataset.PhotometricInterpretation
     if photometric == "PALETTE COLOR":
         colour = pixels.apply_color_lut(stored, dataset)
-        return scale(to_grey(colour), 8 * colour.dtype.itemsize)
-    if stored.ndim == 3:
-        return scale(to_grey(stored), dataset.BitsStored)
+        film = scale(to_grey(colour), 8 * colour.dtype.itemsize)
+    elif stored.ndim == 3:
+        film = scale(to_grey(stored), dataset.BitsStored)
+    else:
+        film = _grey_film(cells, stored, dataset)
+    if film.min() == film.max() and stored.min() != stored.max():
+        msg = f"its stored pixels vary and all come out as {film.min():g}: its window, table or padding does not fit them"
+        raise ValueError(msg)
+    return film
 
-    brightness = _brightness(stored, dataset)
-    # For a radiograph the two say the same thing twice (PS3.3 C.8.11.3), so this inverts once.
-    if photometric == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE":
-        brightness = 1 - brightness
-    brightness[_is_padding(stored, dataset)] = 0
-    return brightness.astype(np.float32)
+
+def _grey_film(
+    cells: npt.NDArray[Any], stored: npt.NDArray[Any], dataset: "Dataset"
+) -> npt.NDArray[np.float32]:
+    """Brightness of grey pixels, in strips: the steps between are in float64 and would need eight films at once."""
+    lowest, highest = stored.min(), stored.max()
+    if not (np.isfinite(lowest) and np.isfinite(highest)):
+        msg = "its float pixels are not all finite"
+        raise ValueError(msg)
+    brightness = _pipeline(stored.dtype, float(lowest), float(highest), dataset)
+    is_padding = _padding(dataset, stored.dtype)
+    film = np.empty(stored.shape, np.float32)
+    for rows in strips(stored.shape):
+        film[rows] = brightness(stored[rows])
+        if is_padding is not None:
+            film[rows][is_padding(cells[rows], stored[rows])] = 0
+    return film
 
 
 def _check_header(dataset: "Dataset", bits: int | None) -> None:
-    """Refuse by the header alone, before pixels are decoded."""
+    """Refuse by the header alone, before pixels are decoded; code strings of the wrong case are put right."""
     if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         msg = f"it holds no pixels (modality {dataset.get('Modality', 'unknown')})"
         raise ValueError(msg)
@@ -79,76 +100,115 @@ def _check_header(dataset: "Dataset", bits: int | None) -> None:
     if frames > 1:
         msg = f"it holds {frames} frames, and a radiograph is one"
         raise ValueError(msg)
-    check_size(int(dataset.Rows), int(dataset.Columns))
+    check_size(integer(dataset, "Rows"), integer(dataset, "Columns"))
     if bits is not None and bits != dataset.get("BitsStored"):
         msg = f"bits={bits} contradicts its BitsStored {dataset.get('BitsStored')}"
         raise ValueError(msg)
-
-
-def _name_transfer_syntax(dataset: "Dataset") -> None:
-    """Give a file without meta information the byte order that pydicom parsed it by; the pixels need no more."""
-    from pydicom import uid
-    from pydicom.dataset import FileMetaDataset
-
-    if not hasattr(dataset, "file_meta"):
-        dataset.file_meta = FileMetaDataset()
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        _, little = dataset.original_encoding
-        dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
-
-
-def _check_codestream(dataset: "Dataset") -> None:
-    """Refuse compressed pixels of another size than the header's: a decoder would allocate whatever they claim."""
-    from pydicom import encaps, uid
-
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax not in (*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes, *uid.JPEG2000TransferSyntaxes):
-        return
-    stated = (dataset.Rows, dataset.Columns, dataset.get("SamplesPerPixel"))
-    found = codestream_size(encaps.get_frame(dataset.PixelData, 0, number_of_frames=1))
-    if found != stated:
-        msg = f"its compressed pixels are {found} (rows, columns, channels) where its header states {stated}"
+    photometric = _code(dataset, "PhotometricInterpretation")
+    if photometric not in _SAMPLES:
+        msg = f"its photometric interpretation {photometric} is not one that is read"
+        raise ValueError(msg)
+    dataset.PhotometricInterpretation = photometric
+    samples = integer(dataset, "SamplesPerPixel")
+    if samples != _SAMPLES[photometric]:
+        msg = f"it has {samples} samples a pixel where {photometric} has {_SAMPLES[photometric]}"
+        raise ValueError(msg)
+    if photometric in {"YBR_ICT", "YBR_RCT"} and not _is_jpeg2000(dataset):
+        msg = f"its photometric interpretation {photometric} is one of JPEG 2000, which its transfer syntax is not"
+        raise ValueError(msg)
+    if samples == 3 and integer(dataset, "PixelRepresentation") != 0:
+        msg = "its colour is signed"
         raise ValueError(msg)
 
 
-def _brightness(stored: npt.NDArray[Any], dataset: "Dataset") -> npt.NDArray[np.floating]:
-    """Modality LUT, then VOI LUT, window or, without either, the whole range that the header allows."""
-    values, low, high = _modality(stored, dataset)
+def _is_jpeg2000(dataset: "Dataset") -> bool:
+    from pydicom import uid
+
+    return getattr(dataset, "file_meta", {}).get("TransferSyntaxUID") in uid.JPEG2000TransferSyntaxes
+
+
+def _pipeline(dtype: np.dtype[Any], lowest: float, highest: float, dataset: "Dataset") -> Brightness:
+    """Modality LUT; then VOI LUT, window or, without either, the whole range that the header allows; polarity.
+
+    Args:
+        dtype: Type of the stored values.
+        lowest: Lowest of them.
+        highest: Highest of them.
+        dataset: Elements.
+    """
+    modality, ends = _modality(dtype, lowest, highest, dataset)
+    voi = _voi(modality, ends, lowest, highest, dataset)
+    shape = _code(dataset, "PresentationLUTShape")
+    if shape not in {"", "IDENTITY", "INVERSE"}:
+        msg = f"its presentation LUT shape {shape} is not known"
+        raise ValueError(msg)
+    # For a radiograph the two say the same thing twice (PS3.3 C.8.11.3), so this inverts once.
+    if dataset.PhotometricInterpretation == "MONOCHROME1" or shape == "INVERSE":
+        return lambda stored: 1 - voi(modality(stored))
+    return lambda stored: voi(modality(stored))
+
+
+def _voi(
+    modality: Brightness, ends: tuple[float, float] | None, lowest: float, highest: float, dataset: "Dataset"
+) -> Brightness:
+    """From modality values to brightness (PS3.3 C.11.2)."""
     if dataset.get("VOILUTSequence"):
-        return _voi_lut(values, dataset)
+        # The modality values of a table need not rise with the stored ones.
+        between = ends if dataset.get("ModalityLUTSequence") else _ordered(modality, lowest, highest)
+        table, first, depth = _lookup_table(dataset.VOILUTSequence[0], dataset, between or (lowest, highest))
+        white = 2**depth - 1
+        return lambda values: _look_up(values, table, first) / white
     if _has(dataset, "WindowCenter") and _has(dataset, "WindowWidth"):
         center, width = _number(dataset, "WindowCenter"), _number(dataset, "WindowWidth")
-        return window(values, center, width, dataset.get("VOILUTFunction") or "LINEAR")
-    if low is None or high is None:
-        return check_float(values)
-    if low == high:
-        msg = "its rescale slope is 0"
+        function = _code(dataset, "VOILUTFunction") or "LINEAR"
+        return lambda values: window(values, center, width, function)
+    if ends is None:
+        return check_float
+    low, high = ends
+    found = _ordered(modality, lowest, highest) if not dataset.get("ModalityLUTSequence") else ends
+    if found[0] < low or found[1] > high:
+        msg = f"its values run from {found[0]:g} to {found[1]:g}, outside the {low:g} to {high:g} of its header"
         raise ValueError(msg)
-    if values.min() < low or values.max() > high:
-        msg = f"its values run from {values.min():g} to {values.max():g}, outside the {low:g} to {high:g} of its header"
-        raise ValueError(msg)
-    return (values - low) / (high - low)
+    return lambda values: (values - low) / (high - low)
+
+
+def _ordered(modality: Brightness, lowest: float, highest: float) -> tuple[float, float]:
+    """Lowest and highest modality value of a rescale."""
+    low, high = sorted(modality(np.array([lowest, highest])).tolist())
+    return low, high
 
 
 def _modality(
-    stored: npt.NDArray[Any], dataset: "Dataset"
-) -> tuple[npt.NDArray[np.float64], float | None, float | None]:
+    dtype: np.dtype[Any], lowest: float, highest: float, dataset: "Dataset"
+) -> tuple[Brightness, tuple[float, float] | None]:
     """Rescale, or look up in the modality LUT (PS3.3 C.11.1).
 
     Returns:
-        The values, and the lowest and highest that the header allows; None and None for float pixels.
+        The values of stored pixels, and the lowest and highest that the header allows; None for float pixels.
     """
-    if dataset.get("ModalityLUTSequence"):
-        table, first, depth = _lookup_table(dataset.ModalityLUTSequence[0], dataset)
-        return _look_up(stored, table, first), 0.0, 2.0**depth - 1
     slope, intercept = _number(dataset, "RescaleSlope", 1), _number(dataset, "RescaleIntercept", 0)
-    values = stored.astype(np.float64) * slope + intercept
-    if stored.dtype.kind == "f":
-        return values, None, None
-    depth = int(dataset.BitsStored)
+    if dataset.get("ModalityLUTSequence"):
+        if (slope, intercept) != (1, 0):
+            msg = "it states both a modality lookup table and a rescale, of which the standard allows one"
+            raise ValueError(msg)
+        table, first, depth = _lookup_table(dataset.ModalityLUTSequence[0], dataset, (lowest, highest))
+        return lambda stored: _look_up(stored, table, first), (0.0, 2.0**depth - 1)
+
+    def rescale(stored: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        return stored.astype(np.float64) * slope + intercept
+
+    if dtype.kind == "f":
+        return rescale, None
+    depth = integer(dataset, "BitsStored")
     offset = 2 ** (depth - 1) if dataset.PixelRepresentation == 1 else 0
-    ends = (-offset * slope + intercept, (2**depth - 1 - offset) * slope + intercept)
-    return values, min(ends), max(ends)
+    low, high = sorted((-offset * slope + intercept, (2**depth - 1 - offset) * slope + intercept))
+    if slope == 0:
+        msg = "its rescale slope is 0"
+        raise ValueError(msg)
+    if not low < high or not np.isfinite(high - low):
+        msg = f"its rescale (slope {slope:g}, intercept {intercept:g}) leaves no values that can be told apart"
+        raise ValueError(msg)
+    return rescale, (low, high)
 
 
 def window(
@@ -184,16 +244,6 @@ def window(
     raise ValueError(msg)
 
 
-def _voi_lut(values: npt.NDArray[np.float64], dataset: "Dataset") -> npt.NDArray[np.float64]:
-    """Look up in the first VOI LUT (PS3.3 C.11.2.1.1)."""
-    table, first, depth = _lookup_table(dataset.VOILUTSequence[0], dataset)
-    white = 2**depth - 1
-    if table.max() > white:
-        msg = f"its VOI LUT holds {table.max()}, more than its {depth} bits allow"
-        raise ValueError(msg)
-    return _look_up(values, table, first) / white
-
-
 def _look_up(values: npt.NDArray[Any], table: npt.NDArray[np.integer], first: int) -> npt.NDArray[np.float64]:
     """Map values through a table whose first entry stands for ``first``; beyond its ends, the end entries."""
     # Own, because pydicom 3.0.2 casts the index to the width of the table's entries: it wraps in an 8-bit table of
@@ -202,29 +252,79 @@ def _look_up(values: npt.NDArray[Any], table: npt.NDArray[np.integer], first: in
     return table[index].astype(np.float64)
 
 
-def _lookup_table(item: "Dataset", dataset: "Dataset") -> tuple[npt.NDArray[np.integer], int, int]:
-    """Entries, first mapped value and bits an entry of a modality or VOI LUT."""
+def _lookup_table(
+    item: "Dataset", dataset: "Dataset", between: tuple[float, float]
+) -> tuple[npt.NDArray[np.integer], int, int]:
+    """Entries, first mapped value and bits an entry of a modality or VOI LUT (PS3.3 C.11.1.1, C.11.2.1.1).
+
+    Length and entries are unsigned whatever their VR. The first mapped value has the sign of what is looked up; one
+    that was written in the VR of the other sign differs by 65536, and is put right where the table as it is written
+    would map all pixels to one of its ends and the other reading would not.
+
+    Args:
+        item: Item of the sequence.
+        dataset: Elements around it.
+        between: Lowest and highest value that is looked up.
+    """
+    check_elements(item)
     length, first, depth = (int(number) for number in item.LUTDescriptor)
-    length = length or 2**16
+    length = (length & 0xFFFF) or 2**16
     data = item.LUTData
     if isinstance(data, bytes):
         _, little = dataset.original_encoding
         packed = len(data) in {length, length + length % 2} and depth <= 8
         data = np.frombuffer(data, np.uint8 if packed else np.dtype("<u2" if little else ">u2"))
-    table = np.asarray(data, dtype=np.int64).reshape(-1)[:length]
+    table = np.asarray(data, dtype=np.int64).reshape(-1)[:length] & 0xFFFF
     if len(table) < length or length < 2 or not 8 <= depth <= 16:
         msg = f"its lookup table has {len(table)} entries where {length} of {depth} bits are stated"
         raise ValueError(msg)
+    if table.max() >= 1 << depth:
+        msg = f"its lookup table holds {table.max()}, more than its {depth} bits allow"
+        raise ValueError(msg)
+    other = first - 2**16 if first >= 2**15 else first + 2**16
+    if (first >= 2**15 or first < 0) and not _meets(first, length, between) and _meets(other, length, between):
+        first = other
     return table, first, depth
 
 
-def _is_padding(stored: npt.NDArray[Any], dataset: "Dataset") -> npt.NDArray[np.bool_]:
-    """Pixels that are no part of the image (PS3.3 C.7.5.1.1.2): they come out black whatever their value."""
-    if not _has(dataset, "PixelPaddingValue"):
-        return np.zeros(stored.shape, dtype=bool)
-    value = int(dataset.PixelPaddingValue)
-    limit = int(_number(dataset, "PixelPaddingRangeLimit", value))
-    return (stored >= min(value, limit)) & (stored <= max(value, limit))
+def _meets(first: int, length: int, between: tuple[float, float]) -> bool:
+    """Whether a table tells some of the values between two numbers apart."""
+    return between[0] < first + length - 1 and between[1] > first
+
+
+def _padding(
+    dataset: "Dataset", dtype: np.dtype[Any]
+) -> Callable[[npt.NDArray[Any], npt.NDArray[Any]], npt.NDArray[np.bool_]] | None:
+    """What tells pixels that are no part of the image (PS3.3 C.7.5.1.1.2): they come out black whatever their value.
+
+    Returns:
+        A function of cells and stored values, or None without padding.
+    """
+    name = {"f4": "Float", "f8": "DoubleFloat"}.get(dtype.str[1:], "")
+    value = f"{name}PixelPaddingValue"
+    if not _has(dataset, value):
+        return None
+    limit = f"{name}PixelPaddingRangeLimit"
+    ends = [_number(dataset, value), _number(dataset, limit) if _has(dataset, limit) else _number(dataset, value)]
+    if name:
+        low, high = sorted(ends)
+        return lambda _, stored: (stored >= low) & (stored <= high)
+    depth, signed = integer(dataset, "BitsStored"), dtype.kind == "i"
+    low, high = sorted(_in_sign(int(end), depth, 8 * dtype.itemsize, signed) for end in ends)
+    offset = 2 ** (depth - 1) if signed else 0
+    # A value that BitsStored cannot hold can only be meant as it lies in the whole cell.
+    if low == high and not -offset <= low < 2**depth - offset:
+        return lambda cells, _: cells == low
+    return lambda _, stored: (stored >= low) & (stored <= high)
+
+
+def _in_sign(value: int, depth: int, allocated: int, signed: bool) -> int:
+    """A value of 16 bits that was written in the VR of the other sign, in that of the pixels."""
+    if not signed:
+        return value & ((1 << max(16, allocated)) - 1) if allocated >= 16 else value & 0xFF if value < 0 else value
+    if 1 << (depth - 1) <= value < 1 << depth:
+        return value - (1 << depth)
+    return value - 2**16 if 2**15 <= value < 2**16 and depth <= 16 else value
 
 
 def _has(dataset: "Dataset", keyword: str) -> bool:
@@ -232,7 +332,21 @@ def _has(dataset: "Dataset", keyword: str) -> bool:
     return dataset.get(keyword) not in (None, "", [])
 
 
+def _code(dataset: "Dataset", keyword: str) -> str:
+    """Value of a code string, which the standard knows in capitals only; empty where it is absent."""
+    value = dataset.get(keyword) or ""
+    return str(value).strip().upper()
+
+
 def _number(dataset: "Dataset", keyword: str, default: float | None = None) -> float:
-    """Value of a numeric element, the first of several; the default where it is absent or empty."""
+    """Value of a numeric element, the first of several; the default where it is absent or empty.
+
+    Raises:
+        ValueError: If it is not finite.
+    """
     value: Any = dataset.get(keyword) if _has(dataset, keyword) else default
-    return float(value[0] if isinstance(value, MutableSequence) else value)
+    number = float(value[0] if isinstance(value, MutableSequence) else value)
+    if not np.isfinite(number):
+        msg = f"its {keyword} is {number}"
+        raise ValueError(msg)
+    return number

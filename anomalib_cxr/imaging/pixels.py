@@ -1,7 +1,12 @@
 """From stored integers to brightness: what every file format of this room shares."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
+
+STRIP = 2**20
+"""Pixels that are worked on at a time where a step needs several times the memory of its result."""
 
 MAX_PIXELS = 2**26
 """Largest image that is read, in pixels (8192 x 8192; the largest chest detectors give about 20 million).
@@ -25,6 +30,13 @@ def check_size(height: int, width: int) -> None:
     if height * width > MAX_PIXELS:
         msg = f"its header claims {height} x {width} pixels, more than the {MAX_PIXELS} that are read"
         raise ValueError(msg)
+
+
+def strips(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Rows of an image, in pieces of about :data:`STRIP` pixels."""
+    rows = max(1, STRIP // max(1, shape[1]))
+    for start in range(0, shape[0], rows):
+        yield slice(start, start + rows)
 
 
 def guess_depth(highest: int) -> int:
@@ -70,7 +82,9 @@ def scale(pixels: npt.NDArray[np.integer], bits: int) -> npt.NDArray[np.float32]
         msg = f"its highest pixel, {highest}, does not fit {bits} bits"
         raise ValueError(msg)
     if bits <= 24:
-        return pixels.astype(np.float32) / np.float32(white)
+        film = pixels.astype(np.float32)
+        film /= np.float32(white)
+        return film
     # Not whole in float32.
     return (pixels.astype(np.float64) / white).astype(np.float32)
 
@@ -88,16 +102,19 @@ def check_float(pixels: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
     return pixels.astype(np.float32)
 
 
-def to_grey(colour: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+def to_grey(colour: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
     """Luma of ITU-R BT.601 in the 16-bit fixed point that Pillow uses for 8-bit images, for any depth.
 
     The three weights sum to one exactly, so three equal channels give that channel.
 
     Args:
-        colour: (..., 3) integers, red first.
+        colour: (H, W, 3) integers, red first.
 
     Returns:
-        (...) integers of the same depth.
+        (H, W) integers of the same type.
     """
-    red, green, blue = np.moveaxis(colour.astype(np.int64), -1, 0)
-    return (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+    grey = np.empty(colour.shape[:-1], colour.dtype)
+    for rows in strips(colour.shape):
+        red, green, blue = np.moveaxis(colour[rows].astype(np.int64), -1, 0)
+        grey[rows] = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+    return grey

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import UnidentifiedImageError
 
+from anomalib_cxr.imaging.confined import NeedsLimits, read_confined
 from anomalib_cxr.imaging.dicom import is_dicom, read_dicom
 from anomalib_cxr.imaging.raster import read_raster
 
@@ -84,16 +85,31 @@ def read_radiograph(path: str | os.PathLike[str], *, bits: int | None = None) ->
         raise ValueError(msg)
     path = Path(path)
     try:
-        return _read(path, bits)
+        try:
+            film = read_unconfined(path, bits)
+        except NeedsLimits:
+            film = read_confined(path, bits)
+        if not (film.min() >= 0 and film.max() <= 1):  # NaN too
+            msg = f"its brightness runs from {film.min():g} to {film.max():g}"
+            raise ValueError(msg)
     except Exception as error:
         # Whatever a broken file makes a decoder stumble over.
-        reason = " ".join(str(error).split()) or type(error).__name__
-        msg = f"{path} cannot be read as a radiograph: {reason}"
+        msg = f"{path} cannot be read as a radiograph: {reason(error)}"
         raise RadiographError(msg) from error
+    return film
 
 
-def _read(path: Path, bits: int | None) -> npt.NDArray[np.float32]:
-    """Read by content; every reason to refuse is an exception of some kind."""
+def reason(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def read_unconfined(path: Path, bits: int | None) -> npt.NDArray[np.float32]:
+    """Read by content in this process; every reason to refuse is an exception of some kind.
+
+    Raises:
+        NeedsLimits: If the file is to be read by :func:`~anomalib_cxr.imaging.confined.read_confined`.
+    """
     if not path.is_file():
         msg = "it is not a file" if path.exists() else "there is no such file"
         raise ValueError(msg)

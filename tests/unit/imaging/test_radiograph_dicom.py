@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from anomalib_cxr.imaging import RadiographError, read_radiograph
-from anomalib_cxr.imaging.codestream import codestream_size
+from anomalib_cxr.imaging.codestream import read_codestream
 
 pydicom = pytest.importorskip("pydicom")
 from pydicom import uid  # noqa: E402
@@ -468,7 +468,7 @@ def test_imaging_imports_without_pydicom():
 )
 def test_codestream_size(name, size):
     dataset = pydicom.dcmread(TEST_FILES / name)
-    assert codestream_size(get_frame(dataset.PixelData, 0, number_of_frames=1)) == size
+    assert read_codestream(get_frame(dataset.PixelData, 0, number_of_frames=1)).size == size
 
 
 @pytest.mark.parametrize(
@@ -476,7 +476,7 @@ def test_codestream_size(name, size):
 )
 def test_codestream_without_a_size(codestream):
     with pytest.raises(ValueError, match="state no size"):
-        codestream_size(codestream)
+        read_codestream(codestream)
 
 
 @pytest.mark.parametrize("name", ["JPEGLSNearLossless_08.dcm", "SC_rgb_jpeg_dcmtk.dcm", "MR_small_jp2klossless.dcm"])
@@ -488,7 +488,7 @@ def test_compressed_pixels_of_another_size_are_not_decoded(tmp_path, monkeypatch
 
     dataset = pydicom.dcmread(TEST_FILES / name)
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-    rows, columns, _ = codestream_size(frame)
+    rows, columns, _ = read_codestream(frame).size
     if name == "MR_small_jp2klossless.dcm":
         stated, claimed = struct.pack(">2I", columns, rows), struct.pack(">2I", 100_000, 100_000)
     else:
