@@ -17,6 +17,7 @@ from anomalib.post_processing import PostProcessor
 from anomalib.utils.serialization import anomalib_safe_globals
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from anomalib_cxr.callbacks.pictures import images_root, pictures_of
 from anomalib_cxr.callbacks.run_record import (
     RECORD_NAME,
     TRAINING_KEY,
@@ -24,9 +25,10 @@ from anomalib_cxr.callbacks.run_record import (
     describe_training,
     write_json,
 )
+from anomalib_cxr.imaging.picture_names import below
 from anomalib_cxr.metrics.checks import check_scores
 from anomalib_cxr.metrics.conformal import conformal_p_values
-from anomalib_cxr.metrics.predictions import FILE_NAME, VALIDATION_FILE_NAME, write_predictions
+from anomalib_cxr.metrics.predictions import FILE_NAME, PICTURE, VALIDATION_FILE_NAME, write_predictions
 
 if TYPE_CHECKING:
     from anomalib.models import AnomalibModule
@@ -45,6 +47,7 @@ class _Rows:
     raw_scores: list[float] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     decisions: list[int | None] = field(default_factory=list)
+    pictures: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -187,8 +190,8 @@ class PredictionsWriter(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Keep the raw scores of a batch; the post-processor is yet to come."""
-        del trainer, args, kwargs
-        self._finish()
+        del args, kwargs
+        self._finish(trainer)
         outputs = outputs if hasattr(outputs, "pred_score") else batch
         first = len(self._rows.images)
         self._add(outputs)
@@ -198,7 +201,7 @@ class PredictionsWriter(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the files."""
-        self._finish()
+        self._finish(trainer)
         rows, self._rows = _gathered(self._rows, trainer), _Rows()
         if not rows.images or getattr(trainer, "fast_dev_run", False):
             return
@@ -246,8 +249,8 @@ class PredictionsWriter(Callback):
         self._rows.labels += labels
         self._rows.raw_scores += raw
 
-    def _finish(self) -> None:
-        """Add what the post-processor has made of the batch before: it changes batches in place."""
+    def _finish(self, trainer: Trainer) -> None:
+        """Add what post-processor and visualizer have made of the batch before; the former changes it in place."""
         batch, self._pending = self._pending, None
         if batch is None:
             return
@@ -258,6 +261,10 @@ class PredictionsWriter(Callback):
         self._rows.decisions += (
             [None] * number if decisions is None else [int(value) for value in decisions.reshape(-1)]
         )
+        written, folder = pictures_of(trainer).written, Path(trainer.default_root_dir)
+        self._rows.pictures += [
+            _below(written[path], folder) if path in written else "" for path in map(str, batch.image_path)
+        ]
 
     def _p_values(self, rows: _Rows) -> Any:
         known = self._validation
@@ -340,6 +347,7 @@ def _table(rows: _Rows, trainer: Trainer) -> pd.DataFrame:
             "p_value": np.nan,
             "decision": [_WORDS[decision] for decision in rows.decisions],
             "split_hash": getattr(getattr(trainer, "datamodule", None), "split_hash", ""),
+            PICTURE: rows.pictures or "",
         }
     )
 
@@ -366,14 +374,15 @@ def _validation_images(trainer: Trainer) -> list[str]:
 
 
 def _names(images: Sequence[str], trainer: Trainer) -> list[str]:
-    """Paths below the datamodule's root with forward slashes, so that files of different machines compare."""
-    root = getattr(getattr(trainer, "datamodule", None), "root", None)
-    if root is None:
-        return list(images)
-    return [
-        path.relative_to(root).as_posix() if path.is_relative_to(root) else image
-        for image, path in ((image, Path(image)) for image in images)
-    ]
+    """Paths below the root of the data with forward slashes, so that files of different machines compare."""
+    root = images_root(trainer)
+    return list(images) if root is None else [_below(Path(image), root) for image in images]
+
+
+def _below(path: Path, folder: Path) -> str:
+    """Path below a folder with forward slashes; as it is where it lies elsewhere."""
+    is_below = path.absolute().is_relative_to(folder.absolute())
+    return below([path], folder)[0] if is_below else str(path)
 
 
 def _digest(names: Sequence[str]) -> str:

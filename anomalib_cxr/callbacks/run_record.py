@@ -21,6 +21,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 
 from anomalib_cxr import __version__
+from anomalib_cxr.callbacks.pictures import evaluated_datasets, images_root
 
 RECORD_NAME = "run.json"
 """Beside ``predictions.csv``."""
@@ -73,8 +74,8 @@ def describe_run(
 
     Returns:
         What JSON can hold: ``stage`` ("test" or "predict"), ``date``, ``versions``, ``device``, ``processes`` and
-        ``precision`` of this run; ``model`` and ``data`` with ``class_path`` and ``init_args``; ``checkpoint``,
-        ``step`` and ``training``.
+        ``precision`` of this run; ``model`` and ``data`` with ``class_path`` and ``init_args``, and of the data the
+        name of the ``root`` that images are named below; ``checkpoint``, ``step`` and ``training``.
     """
     return {
         "stage": str(getattr(trainer.state.fn, "value", trainer.state.fn)),
@@ -212,14 +213,14 @@ def _circumstances(trainer: Trainer) -> dict[str, Any]:
 
 
 def _describe_data(trainer: Trainer) -> dict[str, Any]:
-    """Class and arguments of the datamodule, or the class of the data set where there is none."""
+    """Class and arguments of the datamodule, or the class of the data set where there is none; name of the root."""
+    root = images_root(trainer)
+    named = {} if root is None else {"root": plain(root.absolute())}
     datamodule = getattr(trainer, "datamodule", None)
     if datamodule is not None:
-        return {"class_path": _class_path(datamodule), "init_args": plain(_arguments(datamodule))}
-    loaders = trainer.predict_dataloaders or trainer.test_dataloaders
-    first = loaders[0] if isinstance(loaders, list | tuple) and loaders else loaders
-    dataset = getattr(first, "dataset", None)
-    return {} if dataset is None else {"class_path": _class_path(dataset), "init_args": {}}
+        return {"class_path": _class_path(datamodule), "init_args": plain(_arguments(datamodule)), **named}
+    datasets = evaluated_datasets(trainer)
+    return {"class_path": _class_path(datasets[0]), "init_args": {}, **named} if datasets else {}
 
 
 def _arguments(thing: Any) -> dict[str, Any]:

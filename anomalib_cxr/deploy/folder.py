@@ -19,6 +19,7 @@ from anomalib_cxr.deploy.overlay import overlay, save_png
 from anomalib_cxr.deploy.secondary_capture import is_own_capture, new_run, secondary_capture
 from anomalib_cxr.imaging import DICOM_SUFFIXES, is_radiograph
 from anomalib_cxr.imaging.dicom import is_dicom
+from anomalib_cxr.imaging.picture_names import fits, with_hash
 
 logger = logging.getLogger(__name__)
 
@@ -194,6 +195,8 @@ class _Draw:
         # The whole name and a suffix: a.dcm and a.png may lie side by side.
         relative = Path(folder) / source.relative_to(self.root)
         relative = relative.with_name(relative.name + suffix)
+        if not fits(relative.name):
+            relative = Path(with_hash(str(relative), source.name))
         path = self.output / relative
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -28,7 +28,10 @@ COLUMNS = (
     "decision",
     "split_hash",
 )
-"""Columns of the file, in order."""
+"""Columns that every file has, in order."""
+
+PICTURE = "picture"
+"""The last column; files of version 0.1 lack it."""
 
 _LABELS = {"normal", "abnormal", ""}
 _NAMED = 3
@@ -43,7 +46,8 @@ def write_predictions(path: str | Path, predictions: pd.DataFrame) -> None:
 
     Args:
         path: File to write.
-        predictions: Rows with :data:`COLUMNS`; see :func:`read_predictions` for what they hold.
+        predictions: Rows with :data:`COLUMNS`, and :data:`PICTURE` where there are pictures; see
+            :func:`read_predictions` for what they hold.
 
     Raises:
         PredictionsError: If the table is not what :func:`read_predictions` would take.
@@ -54,7 +58,7 @@ def write_predictions(path: str | Path, predictions: pd.DataFrame) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            predictions.to_csv(file, columns=list(COLUMNS), index=False, lineterminator="\n")
+            _with_picture(predictions).to_csv(file, index=False, lineterminator="\n")
         Path(temporary).chmod(0o666 & ~_umask())
         Path(temporary).replace(path)
     except BaseException:
@@ -79,7 +83,8 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
         - ``score``: after it; NaN for a model without post-processor;
         - ``p_value``: conformal, against normal validation images; NaN where there were none;
         - ``decision``: "normal", "abnormal", or "" for a model without post-processor;
-        - ``split_hash``: SHA-256 of the split, or "".
+        - ``split_hash``: SHA-256 of the split, or "";
+        - ``picture``: path below the file's folder with forward slashes, or a full path; "" where there is none.
 
     Raises:
         PredictionsError: If the file is missing, empty or no such table, names an image twice, or holds a score that
@@ -106,7 +111,7 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
             msg = f"{path}: the column {column} holds what is no number: {error}"
             raise PredictionsError(msg) from error
     _check(table, str(path))
-    return table[list(COLUMNS)]
+    return _with_picture(table)
 
 
 def check_same_images(a: pd.DataFrame, b: pd.DataFrame, name_a: str, name_b: str) -> pd.DataFrame:
@@ -180,6 +185,12 @@ def _check(table: pd.DataFrame, where: str) -> None:
     except ValueError as error:
         msg = f"{where}: {error}"
         raise PredictionsError(msg) from error
+
+
+def _with_picture(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of a file, in order."""
+    columns = table[list(COLUMNS)]
+    return columns.assign(**{PICTURE: table.get(PICTURE, "")})
 
 
 def _umask() -> int:

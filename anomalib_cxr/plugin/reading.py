@@ -7,7 +7,8 @@ it lists, reads and names files. They hand every file that Anomalib reads rightl
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,6 +52,19 @@ def is_misread(path: str | Path) -> bool:
         return False
 
 
+class ListedFiles(list[Path]):
+    """Files, and the folder that they were listed in.
+
+    Args:
+        files: The files.
+        root: The folder.
+    """
+
+    def __init__(self, files: Iterable[Path], root: Path) -> None:
+        super().__init__(files)
+        self.root = root
+
+
 def _wrap_list(stock: Callable[..., list[Path]]) -> Callable[..., list[Path]]:
     """List DICOM files too."""
 
@@ -60,15 +74,15 @@ def _wrap_list(stock: Callable[..., list[Path]]) -> Callable[..., list[Path]]:
 
         root = validate_path(path, base_dir)
         if root.is_file():
-            return [root] if _is_named_dicom(root) else stock(path, base_dir)
+            return ListedFiles([root] if _is_named_dicom(root) else stock(path, base_dir), root.parent)
         dicom = [file for file in root.glob("**/*") if _is_named_dicom(file)]
         if not dicom:
-            return stock(path, base_dir)
+            return ListedFiles(stock(path, base_dir), root)
         try:
             images = stock(path, base_dir)
         except ValueError:  # no other images: the path itself is fine
             images = []
-        return sorted([*images, *dicom])
+        return ListedFiles(sorted([*images, *dicom]), root)
 
     return get_image_filenames
 
@@ -102,14 +116,40 @@ def _wrap_pillow(stock: ModuleType) -> ModuleType:
     return stand_in
 
 
-def _wrap_name(stock: Callable[..., Path]) -> Callable[..., Path]:
-    """Name the picture of ``a.dcm`` ``a.dcm.png``: Pillow writes no DICOM, and ``a.png`` may lie beside it."""
+def _wrap_draw(stock: Callable[..., None]) -> Callable[..., None]:
+    """Let the naming of pictures know the run, and a visualizer's default folder be that of each run."""
 
     @functools.wraps(stock)
-    def generate_output_filename(*args: Any, **kwargs: Any) -> Path:
-        name = stock(*args, **kwargs)
-        writable = name.suffix.lower() in Image.registered_extensions()
-        return name if writable else name.with_name(f"{name.name}.png")
+    def on_test_batch_end(self: Any, trainer: Any, *args: Any, **kwargs: Any) -> None:
+        from anomalib_cxr.callbacks.pictures import pictures_of
+
+        given = self.output_dir
+        token = _pictures.set(None if trainer is None else pictures_of(trainer))
+        try:
+            stock(self, trainer, *args, **kwargs)
+        finally:
+            _pictures.reset(token)
+            self.output_dir = given  # else a model's next run would overwrite the pictures of its first
+
+    return on_test_batch_end
+
+
+def _wrap_name(stock: Callable[..., Path]) -> Callable[..., Path]:
+    """Name pictures so that none overwrites another's: by the image's path below the root of the run's data.
+
+    Where no run is known, the picture of ``a.dcm`` is ``a.dcm.png``: Pillow writes no DICOM, and ``a.png`` may lie
+    beside it.
+    """
+
+    @functools.wraps(stock)
+    def generate_output_filename(input_path: str | Path, output_path: str | Path, *args: Any, **kwargs: Any) -> Path:
+        def writable() -> Path:
+            name = stock(input_path, output_path, *args, **kwargs)
+            known = name.suffix.lower() in Image.registered_extensions()
+            return name if known else name.with_name(f"{name.name}.png")
+
+        pictures = _pictures.get()
+        return writable() if pictures is None or not input_path else pictures.place(input_path, output_path, writable)
 
     return generate_output_filename
 
@@ -132,7 +172,10 @@ _WRAPPERS: tuple[Wrapper, ...] = (
     ("anomalib.deploy.inferencers.openvino_inferencer", "read_image", _wrap_read),
     ("anomalib.visualization.image.item_visualizer", "Image", _wrap_pillow),
     ("anomalib.visualization.image.visualizer", "generate_output_filename", _wrap_name),
+    ("anomalib.visualization.image.visualizer", "ImageVisualizer.on_test_batch_end", _wrap_draw),
 )
+
+_pictures: ContextVar[Any] = ContextVar("pictures", default=None)
 
 #: Anomalib's listing, reading and naming of files.
 READING = Wrapping(_WRAPPERS)

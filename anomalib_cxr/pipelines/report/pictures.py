@@ -7,7 +7,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+import pandas as pd
 from PIL import Image, UnidentifiedImageError
+
+from anomalib_cxr.metrics.predictions import PICTURE
 
 logger = logging.getLogger(__name__)
 
@@ -18,19 +21,29 @@ _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 _QUALITY = 72
 
 
-def match_pictures(folder: Path, images: Sequence[str]) -> tuple[dict[str, Path], int]:
-    """Find the picture of each image.
-
-    Anomalib names a picture after the last folder and the name of its image, or after all that follows the data set's
-    folder; a DICOM's gets ``.png`` besides. Two images of one such name have overwritten each other's picture: then
-    neither has one.
+def match_pictures(folder: Path, predictions: pd.DataFrame) -> tuple[dict[str, Path], int]:
+    """Find the picture of each image: the one that the predictions name, or else by the image's name.
 
     Args:
         folder: Folder of the run.
-        images: Names in its predictions.
+        predictions: Its predictions, with ``image`` and ``picture``.
 
     Returns:
         Image and its picture, and the number of images that share theirs.
+    """
+    named = predictions[predictions[PICTURE] != ""]
+    if len(named):
+        paths = {image: folder / picture for image, picture in zip(named["image"], named[PICTURE], strict=True)}
+        return {image: path for image, path in paths.items() if path.is_file()}, 0
+    return _match_by_name(folder, predictions["image"].tolist())
+
+
+def _match_by_name(folder: Path, images: Sequence[str]) -> tuple[dict[str, Path], int]:
+    """Find pictures as Anomalib names them.
+
+    It names a picture after the last folder and the name of its image, or after all that follows the data set's
+    folder; a DICOM's gets ``.png`` besides. Two images of one such name have overwritten each other's picture: then
+    neither has one.
     """
     by_name: dict[str, list[tuple[tuple[str, ...], Path]]] = defaultdict(list)
     for path in sorted((folder / IMAGES).rglob("*")):

@@ -174,10 +174,10 @@ def _pictures(evaluations: Sequence[Evaluation], shown: int, max_mb: float, near
             if len(uri) <= left:
                 pictures[one.name].nearest.append((image, uri, text))
                 left -= len(uri)
-        matched, shared = match_pictures(run.folder, run.test["image"].tolist())
+        matched, shared = match_pictures(run.folder, run.test)
         if shared:
             pictures[one.name].notes.append(
-                f"{shared} images have no picture: Anomalib names pictures after the last folder and the file, and "
+                f"{shared} images have no picture: the run named pictures after the last folder and the file, and "
                 "theirs have overwritten each other."
             )
         listed = [item for rows, _ in gallery(one, shown).values() for item in enumerate(rows["image"])]

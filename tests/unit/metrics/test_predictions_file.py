@@ -26,7 +26,17 @@ def table() -> pd.DataFrame:
 def test_predictions_come_back_as_they_were(tmp_path) -> None:
     path = tmp_path / "run" / "predictions.csv"
     write_predictions(path, table())
-    pd.testing.assert_frame_equal(read_predictions(path), table(), check_exact=True)
+    pd.testing.assert_frame_equal(read_predictions(path), table().assign(picture=""), check_exact=True)
+    drawn = table().assign(picture=["images/ä b.png", "", "images/x,y.png"])
+    write_predictions(path, drawn)
+    pd.testing.assert_frame_equal(read_predictions(path), drawn, check_exact=True)
+
+
+def test_a_file_without_pictures_is_read(tmp_path) -> None:
+    """As version 0.1 wrote them."""
+    path = tmp_path / "predictions.csv"
+    table().to_csv(path, index=False)
+    pd.testing.assert_frame_equal(read_predictions(path), table().assign(picture=""), check_exact=True)
     assert [entry.name for entry in path.parent.iterdir()] == ["predictions.csv"]
 
 

@@ -330,7 +330,7 @@ def test_pictures_are_found_by_what_follows_the_data_set(tmp_path: Path) -> None
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "images" / name).touch()
     images = ["test/a/x.png", "/elsewhere/b/x.png", "only.png", "scan.dcm", "deep/p/q.png", "other/p/q.png", "c/x.png"]
-    found, shared = match_pictures(tmp_path, images)
+    found, shared = match_pictures(tmp_path, unnamed(images))
     assert {image: path.relative_to(tmp_path / "images").as_posix() for image, path in found.items()} == {
         "test/a/x.png": "a/x.png",
         "/elsewhere/b/x.png": "b/x.png",
@@ -339,8 +339,23 @@ def test_pictures_are_found_by_what_follows_the_data_set(tmp_path: Path) -> None
         "deep/p/q.png": "deep/p/q.png",
     }
     assert shared == 0
-    _, shared = match_pictures(tmp_path, ["train/a/x.png", "test/a/x.png"])
+    _, shared = match_pictures(tmp_path, unnamed(["train/a/x.png", "test/a/x.png"]))
     assert shared == 2
+
+
+def test_pictures_that_the_predictions_name_are_taken(tmp_path: Path) -> None:
+    for name in ("a/x.png", "x~0123.png"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).touch()
+    table = pd.DataFrame({"image": ["a/x.png", "b/x.png", "c/x.png", "a/gone.png"]})
+    table["picture"] = ["images/x~0123.png", "images/a/x.png", "", "images/gone.png"]
+    found, shared = match_pictures(tmp_path, table)
+    assert found == {"a/x.png": tmp_path / "images/x~0123.png", "b/x.png": tmp_path / "images/a/x.png"}
+    assert shared == 0
+
+
+def unnamed(images: list[str]) -> pd.DataFrame:
+    return pd.DataFrame({"image": images, "picture": ""})
 
 
 def test_a_picture_that_is_none_is_left_out(tmp_path: Path) -> None:
