@@ -62,8 +62,8 @@ class Grey(torch.nn.Module):
 class GreyModel(AnomalibModule):
     """Nothing to train."""
 
-    def __init__(self, nan_at: int | None = None, **kwargs: Any) -> None:
-        super().__init__(pre_processor=PreProcessor(transform=Resize((8, 8))), visualizer=False, **kwargs)
+    def __init__(self, nan_at: int | None = None, visualizer: Any = False, **kwargs: Any) -> None:
+        super().__init__(pre_processor=PreProcessor(transform=Resize((8, 8))), visualizer=visualizer, **kwargs)
         self.model = Grey(nan_at)
 
     def training_step(self, batch: Any, *args: Any) -> torch.Tensor:
