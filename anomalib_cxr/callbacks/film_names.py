@@ -1,5 +1,6 @@
 """What pictures of a run call their films."""
 
+import os
 from pathlib import Path
 
 from lightning.pytorch import Trainer
@@ -12,7 +13,8 @@ def film_name(image: str | Path, trainer: Trainer | None, names: Names = "path")
 
     Args:
         image: Path of the film.
-        trainer: Of the run; its datamodule or, in prediction, its data set knows the root.
+        trainer: Of the run, whose datamodule knows the root; where a folder is predicted, the root is the innermost
+            folder that holds all its films.
         names: See :func:`~anomalib_cxr.imaging.shown_name`.
 
     Returns:
@@ -21,17 +23,17 @@ def film_name(image: str | Path, trainer: Trainer | None, names: Names = "path")
     """
     path = Path(image)
     root = _root(trainer)
-    inside = root is not None and path.absolute().is_relative_to(root.absolute())
-    below = path.absolute().relative_to(root.absolute()) if root is not None and inside else Path(path.name)
-    return shown_name(below.as_posix(), names)
+    if root is None or not path.absolute().is_relative_to(root.absolute()):
+        return shown_name(path.name, names)
+    return shown_name(path.absolute().relative_to(root.absolute()).as_posix(), names)
 
 
 def _root(trainer: Trainer | None) -> Path | None:
     root = getattr(getattr(trainer, "datamodule", None), "root", None)
-    if root is None:
-        loaders = getattr(trainer, "predict_dataloaders", None)
-        loader = loaders[0] if isinstance(loaders, list) and loaders else loaders
-        root = getattr(getattr(loader, "dataset", None), "path", None)
-    if not isinstance(root, str | Path):
-        return None
-    return Path(root).parent if Path(root).is_file() else Path(root)
+    if root is not None:
+        return Path(root)
+    loaders = getattr(trainer, "predict_dataloaders", None)
+    loader = loaders[0] if isinstance(loaders, list) and loaders else loaders
+    files = getattr(getattr(loader, "dataset", None), "image_filenames", None)
+    # Anomalib's data set for prediction forgets the folder it was given.
+    return Path(os.path.commonpath([Path(file).absolute().parent for file in files])) if files else None

@@ -64,8 +64,7 @@ class HeatMapVisualizer(ImageVisualizer):
     ) -> None:
         """Write the pictures of a batch, which the post-processor has normalised by now."""
         del outputs, args, kwargs
-        if self.output_dir is None:
-            self.output_dir = Path(trainer.default_root_dir) / "images"
+        folder = Path(self.output_dir or Path(trainer.default_root_dir) / "images")
         datamodule = getattr(trainer, "datamodule", None)
         for item in batch:
             picture = self.picture(item, trainer, pl_module)
@@ -74,7 +73,7 @@ class HeatMapVisualizer(ImageVisualizer):
             # By the stock module's name for it, so that whoever replaces that one names these pictures too.
             path = stock.generate_output_filename(
                 input_path=item.image_path or "",
-                output_path=self.output_dir,
+                output_path=folder,
                 dataset_name=getattr(datamodule, "name", None),
                 category=getattr(datamodule, "category", None),
             )

@@ -103,13 +103,19 @@ def test_names_are_those_below_the_root(tmp_path: Path) -> None:
     data = SimpleNamespace(datamodule=SimpleNamespace(root=tmp_path))
     assert film_name(tmp_path / "a" / "b.png", data) == "a/b.png"  # type: ignore[arg-type]
     assert film_name("/elsewhere/a/b.png", data) == "b.png"  # type: ignore[arg-type]
-    dataset = SimpleNamespace(path=tmp_path / "films")
-    predicting = SimpleNamespace(datamodule=None, predict_dataloaders=[SimpleNamespace(dataset=dataset)])
-    assert film_name(tmp_path / "films" / "c" / "d.dcm", predicting) == "c/d.dcm"  # type: ignore[arg-type]
-    (tmp_path / "one.png").touch()
-    dataset.path = tmp_path / "one.png"
-    assert film_name(tmp_path / "one.png", predicting) == "one.png"  # type: ignore[arg-type]
     assert film_name(tmp_path / "a" / "b.png", None) == "b.png"
+
+
+def test_films_of_a_predicted_folder_are_named_below_it(tmp_path: Path, written: list[dict[str, Any]]) -> None:
+    model, _, _ = validated_and_tested(tmp_path, HeatMapVisualizer())
+    tested = len(written)
+    for folder in ("pat1/ser1", "pat2/ser1"):
+        (tmp_path / "films" / folder).mkdir(parents=True)
+        Image.fromarray(np.full((8, 8), 99, np.uint8)).save(tmp_path / "films" / folder / "IM1.png")
+    engine = Engine(default_root_dir=tmp_path / "new", accelerator="cpu", enable_progress_bar=False, logger=False)
+    engine.predict(model, data_path=tmp_path / "films")
+    assert [call["lines"][0] for call in written[tested:]] == ["pat1/ser1/IM1.png", "pat2/ser1/IM1.png"]
+    assert list((tmp_path / "new").rglob("images/**/*.png")), "in the folder of its own run"
 
 
 def test_bad_arguments_are_refused() -> None:
