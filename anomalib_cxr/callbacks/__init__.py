@@ -2,5 +2,6 @@
 
 from anomalib_cxr.callbacks.heat_map_logger import HeatMapLogger
 from anomalib_cxr.callbacks.predictions_writer import PredictionsWriter
+from anomalib_cxr.callbacks.visualizer import HeatMapVisualizer
 
-__all__ = ["HeatMapLogger", "PredictionsWriter"]
+__all__ = ["HeatMapLogger", "HeatMapVisualizer", "PredictionsWriter"]

@@ -1,12 +1,12 @@
 """Sends heat maps and image-level metrics to W&B, MLflow and TensorBoard; stock Anomalib sends no pictures."""
 
+import copy
 import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -14,7 +14,8 @@ from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from anomalib_cxr.imaging import blend_heat_map
+from anomalib_cxr.callbacks.visualizer import HeatMapVisualizer
+from anomalib_cxr.imaging import Names
 from anomalib_cxr.metrics.image_level import THRESHOLD_METRICS, image_metrics
 
 logger = logging.getLogger(__name__)
@@ -28,8 +29,9 @@ class HeatMapLogger(Callback):
     ``--trainer.logger TensorBoardLogger --trainer.logger.save_dir logs``, with
     ``--trainer.callbacks anomalib_cxr.callbacks.HeatMapLogger``.
 
-    A picture is the image beside its heat map, named ``heat_maps/<stage>/<label>/<file>``; those of the first images of
-    each label are sent, the same at every step. Metrics are named ``<stage>/AUROC`` and so on: AUROC and AUPR of the
+    A picture is the image beside its heat map, smoothed for display, with a scale of colours, and name, decision and
+    score below; it is named ``heat_maps/<stage>/<label>/<file>``. Those of the first images of each label are sent, the
+    same at every step. Metrics are named ``<stage>/AUROC`` and so on: AUROC and AUPR of the
     raw scores, the others of the model's decisions. TensorBoard, W&B and MLflow take both; loggers that take no
     pictures get the metrics, and are named in the log.
 
@@ -38,23 +40,25 @@ class HeatMapLogger(Callback):
     Args:
         per_label: Pictures of each label, 0 or more.
         side: Longest side of an image in a picture, in pixels; larger ones are shrunk.
+        names: What is written below a picture, see :func:`~anomalib_cxr.imaging.shown_name`. The pictures' own names
+            in the logger hold those of the files either way.
 
     Raises:
         ValueError: If an argument is out of range.
     """
 
-    def __init__(self, per_label: int = 8, side: int = 256) -> None:
-        if per_label < 0 or side < 1:
-            msg = f"HeatMapLogger needs per_label of 0 or more and side of 1 or more, got {per_label} and {side}."
+    def __init__(self, per_label: int = 8, side: int = 256, names: Names = "path") -> None:
+        if per_label < 0 or side < 32:
+            msg = f"HeatMapLogger needs per_label of 0 or more and side of 32 or more, got {per_label} and {side}."
             raise ValueError(msg)
         self.per_label = per_label
-        self.side = side
+        self._visualizer = HeatMapVisualizer(side, names)
         self._begin()
 
     def _begin(self) -> None:
         self._shown: dict[str, int] = {}
         self._pictures: dict[str, Picture] = {}
-        self._raw: list[tuple[str, npt.NDArray[np.float32], torch.Tensor, torch.Tensor | None]] = []
+        self._raw: list[tuple[str, Any]] = []
         self._scores: list[float] = []
         self._labels: list[int] = []
         self._decisions: list[int] = []
@@ -74,25 +78,25 @@ class HeatMapLogger(Callback):
         del trainer, pl_module, args
         batch = outputs if isinstance(outputs, ImageBatch) else batch
         self._add_scores(batch)
-        for item, name in self._chosen(batch):
-            score = None if item.pred_score is None else item.pred_score.detach().cpu()
-            self._raw.append((name, _grey(item), item.anomaly_map.detach().float().cpu(), score))
+        self._raw += [(name, copy.copy(item)) for item, name in self._chosen(batch)]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Normalise what was kept as the post-processor does by now, and send it."""
         if trainer.sanity_checking:
             return
         processor = getattr(pl_module, "post_processor", None)
-        for name, grey, raw, score in self._raw:
-            heat = raw
+        for name, item in self._raw:
             if isinstance(processor, PostProcessor):
                 with torch.no_grad():
                     batch = InferenceBatch(
-                        pred_score=None if score is None else score.reshape(1).to(pl_module.device),
-                        anomaly_map=raw.reshape(1, 1, *raw.shape[-2:]).to(pl_module.device),
+                        pred_score=None if item.pred_score is None else item.pred_score.reshape(1),
+                        anomaly_map=item.anomaly_map.reshape(1, 1, *item.anomaly_map.shape[-2:]),
                     )
-                    heat = processor(batch).anomaly_map.cpu()
-            self._draw(name, grey, heat)
+                    found = processor(batch)
+                item.anomaly_map = found.anomaly_map[0, 0]
+                if item.pred_score is not None:
+                    item.pred_score, item.pred_label = found.pred_score[0], found.pred_label[0]
+            self._draw(name, item, trainer, pl_module)
         self._send(trainer, "validation")
 
     # ------------------------------------------------------------------ test and predict: maps will be normalised
@@ -106,15 +110,14 @@ class HeatMapLogger(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
         """Keep raw scores; the post-processor changes the batch in place afterwards."""
-        del trainer, pl_module, args
-        self._finish()
+        del args
+        self._finish(trainer, pl_module)
         self._pending = outputs if isinstance(outputs, ImageBatch) else batch
         self._add_scores(self._pending)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send what was kept."""
-        del pl_module
-        self._finish()
+        self._finish(trainer, pl_module)
         self._send(trainer, "test")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -129,8 +132,7 @@ class HeatMapLogger(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """As for a test."""
-        del pl_module
-        self._finish()
+        self._finish(trainer, pl_module)
         self._send(trainer, "predict")
 
     # ------------------------------------------------------------------ collecting
@@ -157,7 +159,7 @@ class HeatMapLogger(Callback):
         self._scores += batch.pred_score.detach().double().cpu().reshape(-1).tolist()
         self._labels += [int(label) for label in batch.gt_label.reshape(-1)]
 
-    def _finish(self) -> None:
+    def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw from the batch before: the post-processor has normalised it by now."""
         batch, self._pending = self._pending, None
         if batch is None:
@@ -165,7 +167,7 @@ class HeatMapLogger(Callback):
         if batch.pred_label is not None:
             self._decisions += [int(label) for label in batch.pred_label.reshape(-1)]
         for item, name in self._chosen(batch):
-            self._draw(name, _grey(item), item.anomaly_map.detach().float().cpu())
+            self._draw(name, item, trainer, pl_module)
 
     def _chosen(self, batch: ImageBatch) -> Iterable[tuple[Any, str]]:
         """Items whose pictures are sent, and their names."""
@@ -179,17 +181,10 @@ class HeatMapLogger(Callback):
                 stem = Path(item.image_path).name if item.image_path else f"image_{number}"
                 yield item, f"{label}/{number:02d}_{re.sub(r'[^A-Za-z0-9._-]', '_', stem)}"
 
-    def _draw(self, name: str, grey: npt.NDArray[np.float32], heat: torch.Tensor) -> None:
-        heat_map = heat.squeeze().numpy()
-        if heat_map.shape != grey.shape:
-            heat_map = cv2.resize(heat_map, grey.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        left = np.rint(np.repeat(grey[..., None], 3, axis=2) * 255).astype(np.uint8)
-        picture = np.concatenate([left, blend_heat_map(grey, heat_map)], axis=1)
-        factor = self.side / max(grey.shape)
-        if factor < 1:
-            size = (max(2, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor)))
-            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
-        self._pictures[name] = picture
+    def _draw(self, name: str, item: Any, trainer: Trainer, pl_module: LightningModule) -> None:
+        picture = self._visualizer.picture(item, trainer, pl_module)
+        if picture is not None:
+            self._pictures[name] = picture
 
     # ------------------------------------------------------------------ sending
 
@@ -216,14 +211,6 @@ class HeatMapLogger(Callback):
             decided = image_metrics(self._decisions, self._labels, threshold=0.5)
             values |= {name: decided[name] for name in THRESHOLD_METRICS}
         return {f"{stage}/{name}": value for name, value in values.items() if not np.isnan(value)}
-
-
-def _grey(item: Any) -> npt.NDArray[np.float32]:
-    """Grey of an image that may have been standardised, (H, W) in [0, 1]."""
-    grey = item.image.detach().float().mean(dim=0).cpu()
-    if grey.min() < 0 or grey.max() > 1:
-        grey = (grey - grey.min()) / (grey.max() - grey.min())
-    return grey.numpy()
 
 
 def _sender(one: Any) -> Any:

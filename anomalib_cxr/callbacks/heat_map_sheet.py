@@ -9,7 +9,8 @@ from anomalib.data import ImageBatch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
-from anomalib_cxr.imaging import blend_heat_map, contact_sheet
+from anomalib_cxr.callbacks.film_names import film_name
+from anomalib_cxr.imaging import Names, blend_heat_map, contact_sheet, smooth_heat_map
 
 logger = logging.getLogger(__name__)
 
@@ -45,14 +46,17 @@ class HeatMapSheet(Callback):
     """Writes ``sheets/heat_maps.png`` at the end of a test: images of each label, heat maps over them.
 
     The images are spread evenly over the test, since files are often sorted by kind. Masks are outlined where the data
-    set has them. Only the first process writes. (Ours.)
+    set has them, maps are smoothed for display. Above each stand label, score and name. Only the first process writes.
+    (Ours.)
 
     Args:
         per_label: Images of each label.
+        names: See :func:`~anomalib_cxr.imaging.shown_name`.
     """
 
-    def __init__(self, per_label: int = 12) -> None:
+    def __init__(self, per_label: int = 12, names: Names = "path") -> None:
         self.per_label = per_label
+        self.names: Names = names
         self._kept: dict[bool, _EvenSpread] = {}
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -77,15 +81,18 @@ class HeatMapSheet(Callback):
             mask = None if item.gt_mask is None else item.gt_mask.squeeze().cpu().numpy()
             if mask is not None and mask.shape != grey.shape:
                 mask = None
-            kept.items.append((blend_heat_map(grey, heat), mask, f"{float(item.pred_score):.2f}"))
+            title = f"{float(item.pred_score):.2f}"
+            if item.image_path:
+                title += f"\n{film_name(item.image_path, trainer, self.names)}"
+            kept.items.append((blend_heat_map(grey, smooth_heat_map(heat, grey.shape)), mask, title))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the sheet."""
         del pl_module
         tiles = [
-            (picture, mask, f"{'abnormal' if label else 'normal'} {score}")
+            (picture, mask, f"{'abnormal' if label else 'normal'} {title}")
             for label, kept in self._kept.items()
-            for picture, mask, score in kept.chosen()
+            for picture, mask, title in kept.chosen()
         ]
         self._kept = {}
         if not tiles:
@@ -95,4 +102,4 @@ class HeatMapSheet(Callback):
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet: np.ndarray = contact_sheet(pictures, columns=6, masks=masks, titles=titles, tile=192)
         Image.fromarray(sheet).save(path)
-        logger.info("Look at %s: heat maps of some test images, masks outlined.", path)
+        logger.info("Look at %s: heat maps of some test images, smoothed for display, masks outlined.", path)

@@ -27,7 +27,7 @@ from anomalib_cxr.callbacks.run_record import (
 )
 from anomalib_cxr.imaging.picture_names import below
 from anomalib_cxr.metrics.checks import check_scores
-from anomalib_cxr.metrics.conformal import conformal_p_values
+from anomalib_cxr.metrics.conformal import conformal_p_values, outside_of_normal
 from anomalib_cxr.metrics.predictions import FILE_NAME, PICTURE, VALIDATION_FILE_NAME, write_predictions
 
 if TYPE_CHECKING:
@@ -229,6 +229,25 @@ class PredictionsWriter(Callback):
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """As for a test."""
         self.on_test_epoch_end(trainer, pl_module)
+
+    def p_value_of(self, image: str) -> tuple[float, bool] | None:
+        """Say how unusual the last raw score of an image is, while a test or predict run goes on.
+
+        Args:
+            image: Path as in the batch.
+
+        Returns:
+            Its p-value, and whether it is beyond all normal validation images; None where there is no p-value.
+        """
+        known = self._validation
+        if known is None or image in (known.images or ()) or image not in self._rows.images:
+            return None
+        normal = [score for score, label in zip(known.raw_scores, known.labels, strict=True) if label == 0]
+        if not normal:
+            return None
+        last = len(self._rows.images) - 1 - self._rows.images[::-1].index(image)
+        p_value = conformal_p_values(normal, self._rows.raw_scores[last : last + 1])
+        return float(p_value[0]), bool(outside_of_normal(p_value, len(normal))[0])
 
     # ------------------------------------------------------------------ rows and files
 

@@ -30,6 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--pictures", nargs="*", choices=["png", "dicom"], default=["png"], help="kinds of heat maps (default: png)"
     )
+    parser.add_argument(
+        "--names",
+        choices=["path", "hash"],
+        default="path",
+        help="what pictures call their film: its path below the source, or a short hash of it (default: path)",
+    )
     parser.add_argument("--runtime", choices=["onnxruntime", "openvino"], help="default: that of the file's format")
     parser.add_argument(
         "--precision",
@@ -43,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         detector = ExportedDetector(chosen.model, chosen.runtime, chosen.threads, chosen.precision, chosen.batch_size)
-        done = predict_folder(detector, chosen.source, chosen.output, chosen.pictures)
+        done = predict_folder(detector, chosen.source, chosen.output, chosen.pictures, names=chosen.names)
     except (ExportedModelError, OSError, ValueError, ImportError) as error:
         print(f"anomalib-cxr-infer: {error}", file=sys.stderr)
         return 2

@@ -14,10 +14,10 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from anomalib_cxr import __version__
-from anomalib_cxr.deploy.detector import ExportedDetector, FilePrediction
+from anomalib_cxr.deploy.detector import ExportedDetector, FilePrediction, Prediction
 from anomalib_cxr.deploy.overlay import overlay, save_png
 from anomalib_cxr.deploy.secondary_capture import is_own_capture, new_run, secondary_capture
-from anomalib_cxr.imaging import DICOM_SUFFIXES, is_radiograph
+from anomalib_cxr.imaging import DICOM_SUFFIXES, SMOOTHED, Names, is_radiograph, shown_name
 from anomalib_cxr.imaging.dicom import is_dicom
 from anomalib_cxr.imaging.picture_names import fits, with_hash
 
@@ -55,6 +55,7 @@ def predict_folder(
     output: str | Path,
     pictures: Sequence[Pictures] = ("png",),
     progress: bool = True,
+    names: Names = "path",
 ) -> Summary:
     """Score all radiographs of a folder, and write a table and pictures.
 
@@ -76,6 +77,9 @@ def predict_folder(
         output: Folder for the results; must not hold those of another run.
         pictures: ``"png"``, ``"dicom"``, both or none.
         progress: Show a progress bar.
+        names: How pictures call the film they show: ``"path"`` below the source, or ``"hash"``, the first digits of its
+            SHA-256, where names are private. Files of pictures are named as the films either way, and Secondary
+            Captures always show the hash.
 
     Returns:
         Counts.
@@ -83,7 +87,7 @@ def predict_folder(
     Raises:
         FileNotFoundError: If there is no such folder, or no radiograph in it.
         FileExistsError: If the output folder holds results already.
-        ValueError: If the output folder lies in the source folder.
+        ValueError: If the output folder lies in the source folder, or ``names`` is unknown.
         ImportError: If Secondary Captures are asked for and pydicom is not installed.
     """
     source, output = Path(source), Path(output)
@@ -101,7 +105,8 @@ def predict_folder(
         msg = 'Secondary Captures need pydicom: pip install "anomalib-cxr[dicom]"'
         raise ImportError(msg)
     root = source if source.is_dir() else source.parent
-    draw = _Draw(detector, root, output, pictures)
+    shown_name("", names)  # an unknown kind is refused before anything is written
+    draw = _Draw(detector, root, output, pictures, names)
     threshold = f"{detector.thresholds.image:.7g}"
     images = abnormal = without_capture = unreadable = own_captures = 0
 
@@ -154,14 +159,16 @@ def _table(path: Path, *header: str) -> Iterator[Callable[..., None]]:
 class _Draw:
     """Writes the pictures of one run."""
 
-    def __init__(self, detector: ExportedDetector, root: Path, output: Path, pictures: Sequence[Pictures]) -> None:
-        self.root, self.output, self.pictures = root, output, pictures
+    def __init__(
+        self, detector: ExportedDetector, root: Path, output: Path, pictures: Sequence[Pictures], names: Names
+    ) -> None:
+        self.root, self.output, self.pictures, self.names = root, output, pictures, names
         self.model = str(detector.metadata["model"])
         self.thresholds = detector.thresholds
         version, digest = detector.metadata["package_version"], detector.metadata["weights"]["sha256"]
         self.description = (
             f"Heat map of {self.model}, exported by anomalib-cxr {version} (weights SHA-256 {digest[:16]}), drawn over "
-            f"the radiograph by anomalib-cxr {__version__}"
+            f"the radiograph by anomalib-cxr {__version__}; {SMOOTHED}"
         )
         self.run = new_run()
 
@@ -171,15 +178,23 @@ class _Draw:
         if not self.pictures or found.image is None or found.prediction is None:
             return heat_map, capture, None
         try:
-            picture = overlay(found.image, found.prediction, self.model, self.thresholds)
             if "png" in self.pictures:
+                picture = self._picture(found.path, found.image, found.prediction, self.names)
                 heat_map = self._save(found.path, "heat_maps", ".png", lambda path: save_png(path, picture))
             if "dicom" in self.pictures and _is_dicom(found.path):
-                capture = self._capture(picture, found.path, number)
+                # An archive knows the film by its header, which may say that nothing is burned in that names a patient.
+                hashed = self._picture(found.path, found.image, found.prediction, "hash")
+                capture = self._capture(hashed, found.path, number)
         except Exception as error:  # noqa: BLE001  # one film must not end the run
             reason = " ".join(str(error).split()) or type(error).__name__
             return heat_map, capture, f"{found.path} was scored, but its pictures were not made: {reason}"
         return heat_map, capture, None
+
+    def _picture(
+        self, path: Path, image: npt.NDArray[np.float32], prediction: Prediction, names: Names
+    ) -> npt.NDArray[np.uint8]:
+        name = shown_name(path.relative_to(self.root).as_posix(), names)
+        return overlay(image, prediction, self.model, self.thresholds, name)
 
     def _capture(self, picture: npt.NDArray[np.uint8], source: Path, number: int) -> str:
         try:

@@ -1,7 +1,10 @@
 """Pixels: radiograph files in, calibrated arrays out."""
 
+from anomalib_cxr.imaging.caption import OUTSIDE, Caption, Names, shown_name
 from anomalib_cxr.imaging.contact_sheet import contact_sheet
-from anomalib_cxr.imaging.heat_map import blend_heat_map
+from anomalib_cxr.imaging.heat_map import SMOOTHED, blend_heat_map, smooth_heat_map
+from anomalib_cxr.imaging.heat_map_picture import heat_map_picture
+from anomalib_cxr.imaging.lettering import lettering
 from anomalib_cxr.imaging.pixels import MAX_PIXELS
 from anomalib_cxr.imaging.radiograph import (
     DICOM_SUFFIXES,
@@ -14,10 +17,18 @@ from anomalib_cxr.imaging.radiograph import (
 __all__ = [
     "DICOM_SUFFIXES",
     "MAX_PIXELS",
+    "OUTSIDE",
     "RADIOGRAPH_SUFFIXES",
+    "SMOOTHED",
+    "Caption",
+    "Names",
     "RadiographError",
     "blend_heat_map",
     "contact_sheet",
+    "heat_map_picture",
     "is_radiograph",
+    "lettering",
     "read_radiograph",
+    "shown_name",
+    "smooth_heat_map",
 ]

@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-_OUTLINE = (255, 220, 0)
+from anomalib_cxr.imaging.heat_map import TRUE_OUTLINE, draw_outlines, fitted_mask
+from anomalib_cxr.imaging.lettering import lettering
+
 _GAP = 2
-_TITLE_HEIGHT = 14
+_LETTERS = 12
 
 
 def contact_sheet(
@@ -26,7 +28,7 @@ def contact_sheet(
         images: (H, W) grey or (H, W, 3) RGB pictures, float in [0, 1] or uint8. Sizes may differ.
         columns: Pictures in a row.
         masks: For each picture, (H, W) bool or number (not 0: inside), or None for no outline.
-        titles: For each picture, a line of text above it; cut where it is too long.
+        titles: For each picture, text above it; what is too long for a line goes on in the next.
         tile: Longest side of a picture on the sheet in pixels; None takes the longest side of all the pictures.
 
     Returns:
@@ -62,15 +64,20 @@ def contact_sheet(
             raise ValueError(msg)
         tiles.append(_tile(picture, mask, side))
 
-    height = max(picture.shape[0] for picture in tiles) + _GAP + (0 if titles is None else _TITLE_HEIGHT)
     width = max(picture.shape[1] for picture in tiles) + _GAP
+    above = (
+        [] if titles is None else [lettering(title.splitlines() or [""], width - _GAP, _LETTERS) for title in titles]
+    )
+    title_height = max((strip.shape[0] for strip in above), default=0)
+    height = max(picture.shape[0] for picture in tiles) + _GAP + title_height
     rows = math.ceil(len(tiles) / columns)
     sheet = np.zeros((rows * height, min(columns, len(tiles)) * width, 3), np.uint8)
     for number, picture in enumerate(tiles):
         cell = sheet[number // columns * height :, number % columns * width :][:height, :width]
-        if titles is not None:
-            cell[:_TITLE_HEIGHT] = _title(titles[number], width)
-            cell = cell[_TITLE_HEIGHT:]
+        if above:
+            strip = above[number]
+            cell[title_height - strip.shape[0] : title_height, : strip.shape[1]] = strip
+            cell = cell[title_height:]
         cell[: picture.shape[0], : picture.shape[1]] = picture
     return sheet
 
@@ -95,13 +102,5 @@ def _tile(picture: npt.NDArray[np.uint8], mask: npt.NDArray[Any] | None, side: i
     resized = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
     drawn = np.ascontiguousarray(resized, np.uint8)
     if mask is not None:
-        inside = cv2.resize((mask != 0).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-        outlines, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(drawn, outlines, -1, _OUTLINE, 1)
+        draw_outlines(drawn, fitted_mask(mask, drawn.shape[:2]), TRUE_OUTLINE)
     return drawn
-
-
-def _title(text: str, width: int) -> npt.NDArray[np.uint8]:
-    strip = np.zeros((_TITLE_HEIGHT, width, 3), np.uint8)
-    ascii_text = text.encode("ascii", "replace").decode()
-    return cv2.putText(strip, ascii_text, (1, 10), cv2.FONT_HERSHEY_SIMPLEX, 0.35, (255, 255, 255), 1, cv2.LINE_AA)  # type: ignore[return-value]

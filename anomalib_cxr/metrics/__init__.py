@@ -4,7 +4,7 @@ Functions of scores and labels, and thin metric classes for Anomalib's Evaluator
 """
 
 from anomalib_cxr.metrics.bootstrap import Interval, Run, bootstrap_difference, bootstrap_intervals
-from anomalib_cxr.metrics.conformal import conformal_p_values
+from anomalib_cxr.metrics.conformal import conformal_p_values, outside_of_normal
 from anomalib_cxr.metrics.curves import CurveBand, precision_recall_band, roc_band
 from anomalib_cxr.metrics.delong import DeLongTest, delong_covariance, delong_test
 from anomalib_cxr.metrics.evaluator_metrics import (
@@ -68,6 +68,7 @@ __all__ = [
     "finding_table",
     "image_metrics",
     "normal_threshold",
+    "outside_of_normal",
     "precision_recall_band",
     "read_predictions",
     "roc_band",

@@ -27,3 +27,22 @@ def conformal_p_values(calibration: npt.ArrayLike, scores: npt.ArrayLike) -> npt
     reference = np.sort(check_scores(calibration, what="calibration scores"))
     at_least = len(reference) - np.searchsorted(reference, check_scores(scores), side="left")
     return (1 + at_least) / (len(reference) + 1)
+
+
+def outside_of_normal(p_values: npt.ArrayLike, n: int) -> npt.NDArray[np.bool_]:
+    """Say which scores are beyond those of all normal calibration images.
+
+    There p is below 2 / (n + 1): the score may be as unusual as one likes, and the image of another population.
+
+    Args:
+        p_values: (m,) of :func:`conformal_p_values`; NaN is not outside.
+        n: Number of its calibration scores.
+
+    Returns:
+        (m,) bool.
+
+    Example:
+        >>> outside_of_normal(conformal_p_values([1.0, 2.0, 3.0], [3.0, 3.1]), 3).tolist()
+        [False, True]
+    """
+    return np.asarray(p_values, float) < 2 / (n + 1) * (1 - 1e-9)

@@ -1,6 +1,7 @@
 """The inferencer: numbers, folders, pictures, DICOM, and nothing heavy imported."""
 
 import csv
+import hashlib
 import json
 import os
 import subprocess
@@ -101,7 +102,7 @@ def test_folder_becomes_table_pictures_and_list_of_failures(onnx_model: Path, fo
 
 def test_secondary_capture_stays_with_its_patient_and_study(onnx_model: Path, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    predict_folder(ExportedDetector(onnx_model), folder, out, ("png", "dicom"), progress=False)
+    predict_folder(ExportedDetector(onnx_model), folder, out, ("png", "dicom"), progress=False, names="hash")
     source = dcmread(folder / "ward" / "one.dcm")
     capture = dcmread(out / "secondary_captures" / "ward" / "one.dcm.dcm")
     for keyword in [*PATIENT, "StudyInstanceUID"]:
@@ -187,18 +188,20 @@ def test_another_sensitivity_is_what_the_table_and_the_pictures_go_by(tmp_path: 
         Prediction(0.4, True, np.full((SIDE, SIDE), 0.625, np.float32), np.ones((SIDE, SIDE), bool)),
         "MeanBrightness",
     )
-    np.testing.assert_allclose(picture[:600].astype(int), same[:600], atol=1)
-    assert (picture[600:] != same[600:]).any()  # the line below states the threshold
+    np.testing.assert_allclose(picture[:600, :600].astype(int), same[:600, :600], atol=1)
+    assert (picture[600:670] != same[600:670]).any()  # the lines below state the threshold
+    assert (picture[:600, 600:] != same[:600, 600:]).any()  # and so does the bar
 
 
 @pytest.mark.parametrize("pixel", [0.0, 0.3, 0.5, 1.0])
 def test_colour_begins_at_the_threshold(pixel: float) -> None:
     image = np.full((8, 8), 0.5, np.float32)
     heat = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
-    picture = overlay(image, Prediction(0.7, True, heat, heat > pixel), "X", Thresholds(0.5, pixel))[:8].astype(int)
+    picture = overlay(image, Prediction(0.7, True, heat, heat > pixel), "X", Thresholds(0.5, pixel))
+    picture = picture[:8, :8].astype(int)
     colour = np.ptp(picture, axis=2)
     assert (colour[heat < 0.7 * pixel] == 0).all()
-    plain = overlay(image, Prediction(0.7, True, heat, heat > pixel), "X")[:8].astype(int)
+    plain = overlay(image, Prediction(0.7, True, heat, heat > pixel), "X")[:8, :8].astype(int)
     assert (picture == plain).all() == (pixel == 0.5)
 
 
@@ -207,13 +210,63 @@ def test_overlay_shows_where() -> None:
     heat[4:8, 8:12] = 0.9
     image = np.full((64, 64), 0.5, np.float32)
     picture = overlay(image, Prediction(0.7, True, heat, heat > 0.5), "X").astype(int)
-    colour = np.abs(picture[:64] - picture[:64].mean(axis=2, keepdims=True)).max(axis=2)
+    film = picture[:64, :64]
+    colour = np.abs(film - film.mean(axis=2, keepdims=True)).max(axis=2)
     assert colour[20:28, 36:44].min() > 20
     assert colour[40:, :20].max() == 0
-    assert picture[40:64, :20].max() == 128
+    assert film[40:, :20].max() == 128
     assert picture[64:].max() > 100
     wide = overlay(ramp(300, 3000, 0, 1), Prediction(0.7, True, heat, heat > 0.5), "X")
-    assert wide.shape[1] == 1024
+    assert (wide[:102, 1024:1028] == 0).all(), "a gap, then the bar"
+    assert wide[101, 1023, 0] > 240, "the film's lower right corner is bright"
+
+
+def test_the_lines_below_name_the_film(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    def picture(image: np.ndarray, heat: np.ndarray, lines: list[str], *rest: float) -> np.ndarray:
+        written.extend(lines)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setitem(overlay.__globals__, "heat_map_picture", picture)
+    heat = np.full((4, 4), 0.9, np.float32)
+    prediction = Prediction(0.71234, True, heat, heat > 0.5)
+    overlay(np.zeros((32, 32), np.float32), prediction, "X", name="a/b.dcm", p_value=0.01, outside=True)
+    assert written[:4] == [
+        "NOT FOR DIAGNOSIS",
+        "a/b.dcm",
+        "abnormal, outside of what the model knows",
+        "score 0.712, threshold 0.500, p 0.010",
+    ]
+    assert written[4].endswith("map smoothed for display")
+    assert (prediction.heat_map == np.float32(0.9)).all(), "what is exported is not smoothed"
+
+
+@pytest.mark.parametrize("names", ["path", "hash"])
+def test_pictures_of_a_folder_carry_names_and_captures_never_do(
+    onnx_model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: str
+) -> None:
+    pytest.importorskip("pydicom")
+    shown: list[str] = []
+
+    def drawn(image: np.ndarray, prediction: Prediction, model: str, thresholds: Thresholds, name: str) -> np.ndarray:
+        shown.append(name)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setattr("anomalib_cxr.deploy.folder.overlay", drawn)
+    predict_folder(ExportedDetector(onnx_model), folder, tmp_path / "out", ["png", "dicom"], False, names)
+    with (tmp_path / "out" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    hashes = {row["image"]: hashlib.sha256(row["image"].encode()).hexdigest()[:10] for row in rows}
+    expected = []
+    for row in rows:
+        expected.append(row["image"] if names == "path" else hashes[row["image"]])
+        expected += [hashes[row["image"]]] if row["secondary_capture"] else []
+    assert shown == expected
+    assert any(row["secondary_capture"] for row in rows)
+    with pytest.raises(ValueError, match="names must be one of path, hash, not 'none'"):
+        predict_folder(ExportedDetector(onnx_model), folder, tmp_path / "other", ["png"], False, "none")
+    assert not (tmp_path / "other").exists()
 
 
 def test_faults_of_folders(onnx_model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

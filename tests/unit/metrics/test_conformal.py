@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from anomalib_cxr.metrics import conformal_p_values
+from anomalib_cxr.metrics import conformal_p_values, outside_of_normal
 
 
 def test_p_values_are_those_of_the_definition() -> None:
@@ -35,3 +35,14 @@ def test_scores_without_meaning_are_refused() -> None:
         conformal_p_values([], [1.0])
     with pytest.raises(ValueError, match="calibration scores are NaN"):
         conformal_p_values([1.0, float("nan")], [1.0])
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 49, 50, 116, 997])
+def test_outside_is_beyond_every_normal_score(n) -> None:
+    """Also where 2 / (n + 1) is not exact in binary; a score that ties with the highest is not outside."""
+    rng = np.random.default_rng(n)
+    calibration = rng.integers(0, 5, n).astype(float)
+    scores = np.r_[rng.integers(-1, 7, 50), calibration.max(), np.sort(calibration)[-2:]].astype(float)
+    found = outside_of_normal(conformal_p_values(calibration, scores), n)
+    assert found.tolist() == [bool(score > calibration.max()) for score in scores]
+    assert not outside_of_normal([np.nan], n)[0]
