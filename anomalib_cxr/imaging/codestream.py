@@ -1,4 +1,4 @@
-"""What compressed pixels state about themselves, read by walking over their segments before a decoder allocates by it."""
+"""What compressed pixels state of themselves, read by walking over their segments before a decoder allocates by it."""
 
 import re
 import struct
@@ -8,16 +8,13 @@ from typing import NamedTuple
 MAX_SEGMENTS = 10_000
 """Marker segments, boxes or tile parts of one picture. Writers make a few dozen; a decoder handles them one by one."""
 
-MAX_SCANS = 64
-"""Scans of one JPEG. Progressive writers make about ten; each costs a pass over all pixels, even an empty one."""
-
-MAX_SCANNED = 2**29
-"""Pixels times scans of one JPEG: 8192 x 8192 in 8 scans, 20 million pixels in 26."""
+_PLAIN_SCANS = 4
+_PLAIN_JPEG_SAMPLES = 2**25
 
 # Frame headers (ITU-T T.81 table B.1; the last is JPEG-LS, ITU-T T.87) of the processes that DICOM and radiographs use.
 _FRAMES = {0xC0: "JPEG", 0xC1: "JPEG", 0xC2: "JPEG", 0xC3: "JPEG", 0xF7: "JPEG-LS"}
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
-_START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN, _PRESETS = 0xD8, 0xD9, 0xDA, 0xF8
+_PROGRESSIVE, _END_OF_IMAGE, _START_OF_SCAN, _PRESETS = 0xC2, 0xD9, 0xDA, 0xF8
 # Huffman and quantisation tables, restart interval, application data, comment. All else (hierarchical frames,
 # arithmetic coding, a height that comes after the pixels) is refused.
 _HARMLESS = frozenset({0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)})
@@ -27,10 +24,16 @@ _NEXT_MARKER = {
     "JPEG-LS": re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]", re.DOTALL),
 }
 
+_FILL = re.compile(rb"\xff{1,1024}(?!\xff)")
+
 _JP2_SIGNATURE = b"\0\0\0\x0cjP  "
 # JPEG 2000 markers (ISO/IEC 15444-1, table A.2).
 _SIZ, _COD, _QCD, _COM, _TLM, _PLT, _SOT, _SOD = 0xFF51, 0xFF52, 0xFF5C, 0xFF64, 0xFF55, 0xFF58, 0xFF90, 0xFF93
 _PLAIN_TILES, _PLAIN_LAYERS, _PLAIN_LEVELS, _PLAIN_PLANES, _PLAIN_SAMPLES = 1024, 64, 10, 22, 2**24
+
+
+class NoSize(ValueError):  # noqa: N818
+    """A codestream that breaks off, or leaves its form, before it has stated its size."""
 
 
 class Codestream(NamedTuple):
@@ -43,6 +46,7 @@ class Codestream(NamedTuple):
         precision: Bits a sample.
         signed: Whether samples are signed; None where the format cannot say (JPEG, JPEG-LS).
         family: JPEG, JPEG-LS or JPEG 2000.
+        scans: Scans of a JPEG; each costs a decoder a pass over all pixels, even an empty one. 1 for JPEG 2000.
         plain: Whether its structure bounds the time and memory of a decoder. Where it does not, the codestream is
             allowed, but a decoder needs limits.
         data: The codestream without the boxes of a JP2 file around it.
@@ -54,6 +58,7 @@ class Codestream(NamedTuple):
     precision: int
     signed: bool | None
     family: str
+    scans: int
     plain: bool
     data: bytes
 
@@ -75,26 +80,33 @@ def read_codestream(data: bytes) -> Codestream:
         What it states.
 
     Raises:
-        ValueError: If it breaks off before it states its size, or holds what no radiograph needs: several frame
-            headers, hierarchical or arithmetic coding, subsampled JPEG 2000, too many segments or scans.
+        NoSize: If it breaks off before it states its size.
+        ValueError: If it holds what no radiograph needs: several frame headers, hierarchical or arithmetic coding,
+            subsampled JPEG 2000, too many segments.
     """
     try:
         return _walk_jpeg(data) if data.startswith(b"\xff\xd8") else _walk_jpeg2000(_unbox(data))
     except (struct.error, IndexError) as error:
         msg = "its compressed pixels state no size"
-        raise ValueError(msg) from error
+        raise NoSize(msg) from error
 
 
 def _walk_jpeg(data: bytes) -> Codestream:
     """Marker segments up to the end of the image (ITU-T T.81, annex B)."""
     found: Codestream | None = None
-    place, scans = 2, 0
+    place, scans, progressive = 2, 0, False
+
+    def whole(found: Codestream) -> Codestream:
+        samples = found.height * found.width * found.channels
+        plain = not progressive and scans <= _PLAIN_SCANS and samples <= _PLAIN_JPEG_SAMPLES
+        return found._replace(scans=scans, plain=plain)
+
     for _ in range(MAX_SEGMENTS):
-        if found is not None and place >= len(data):  # cut off: the decoder's to judge
-            return found
+        if found is not None and place >= len(data) - 1:  # cut off: the decoder's to judge
+            return whole(found)
         if data[place] != 0xFF:
             msg = f"its compressed pixels state no size: there is no marker at their byte {place}"
-            raise ValueError(msg)
+            raise NoSize(msg)
         marker = data[place + 1]
         if marker == 0xFF:  # fill byte
             place = _skip_fill(data, place)
@@ -103,7 +115,7 @@ def _walk_jpeg(data: bytes) -> Codestream:
             place += 2
             continue
         if marker == _END_OF_IMAGE and found is not None and scans:
-            return found
+            return whole(found)
         (length,) = struct.unpack_from(">H", data, place + 2)
         content = data[place + 4 : place + 2 + length]
         if marker in _FRAMES:
@@ -111,18 +123,16 @@ def _walk_jpeg(data: bytes) -> Codestream:
                 msg = "its compressed pixels hold several frame headers"
                 raise ValueError(msg)
             precision, height, width, channels = struct.unpack_from(">BHHB", content)
-            found = Codestream(height, width, channels, precision, None, _FRAMES[marker], True, data)
+            found = Codestream(height, width, channels, precision, None, _FRAMES[marker], 0, False, data)
+            progressive = marker == _PROGRESSIVE
         elif marker == _START_OF_SCAN:
             if found is None:
                 msg = "its compressed pixels state no size: a scan comes before any frame header"
-                raise ValueError(msg)
+                raise NoSize(msg)
             scans += 1
-            if scans > MAX_SCANS or scans * found.height * found.width > MAX_SCANNED:
-                msg = f"its compressed pixels come in {scans} scans or more, too many for their size"
-                raise ValueError(msg)
             following = _NEXT_MARKER[found.family].search(data, place + 2 + length)
             if following is None:
-                return found
+                return whole(found)
             place = following.start()
             continue
         # A JPEG XT extension holds a second picture; tables and sizes of JPEG-LS redefine the first.
@@ -139,10 +149,12 @@ def _walk_jpeg(data: bytes) -> Codestream:
 
 
 def _skip_fill(data: bytes, place: int) -> int:
-    """Place of the last of several FF."""
-    while data[place + 1] == 0xFF:
-        place += 1
-    return place
+    """Place of the last of several FF; no writer puts more than a few."""
+    following = _FILL.match(data, place)
+    if following is None:
+        msg = f"its compressed pixels state no size: byte {place} starts a long row of FF"
+        raise NoSize(msg)
+    return following.end() - 1
 
 
 def _unbox(data: bytes) -> bytes:
@@ -172,7 +184,7 @@ def _walk_jpeg2000(data: bytes) -> Codestream:
     """Main header (ISO/IEC 15444-1, A.5.1 for SIZ, which comes first) and the heads of the tile parts."""
     if data[:4] != b"\xff\x4f\xff\x51":
         msg = "its compressed pixels state no size: they are no JPEG, JPEG-LS or JPEG 2000"
-        raise ValueError(msg)
+        raise NoSize(msg)
     right, lower, left, upper, tile_width, tile_height, tile_left, tile_upper, channels = struct.unpack_from(
         ">8IH", data, 8
     )
@@ -188,7 +200,7 @@ def _walk_jpeg2000(data: bytes) -> Codestream:
     plain = tiles <= _PLAIN_TILES and (right - left) * (lower - upper) * channels <= _PLAIN_SAMPLES
     plain = plain and right < 2**16 and lower < 2**16 and _plain_jpeg2000(data)
     return Codestream(
-        lower - upper, right - left, channels, (depth & 0x7F) + 1, bool(depth & 0x80), "JPEG 2000", plain, data
+        lower - upper, right - left, channels, (depth & 0x7F) + 1, bool(depth & 0x80), "JPEG 2000", 1, plain, data
     )
 
 

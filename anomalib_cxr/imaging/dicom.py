@@ -64,14 +64,12 @@ def read_dicom(path: Path, bits: int | None = None) -> npt.NDArray[np.float32]:
     else:
         film = _grey_film(cells, stored, dataset)
     if film.min() == film.max() and stored.min() != stored.max():
-        msg = f"its stored pixels vary and all come out as {film.min():g}: its window, table or padding does not fit them"
+        msg = f"its stored pixels vary and all come out as {film.min():g}: its window, table or padding is of others"
         raise ValueError(msg)
     return film
 
 
-def _grey_film(
-    cells: npt.NDArray[Any], stored: npt.NDArray[Any], dataset: "Dataset"
-) -> npt.NDArray[np.float32]:
+def _grey_film(cells: npt.NDArray[Any], stored: npt.NDArray[Any], dataset: "Dataset") -> npt.NDArray[np.float32]:
     """Brightness of grey pixels, in strips: the steps between are in float64 and would need eight films at once."""
     lowest, highest = stored.min(), stored.max()
     if not (np.isfinite(lowest) and np.isfinite(highest)):

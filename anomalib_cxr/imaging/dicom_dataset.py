@@ -87,7 +87,7 @@ class _Counted:
         self.seek, self.tell, self.close = file.seek, file.tell, file.close
         self.name = getattr(file, "name", None)
 
-    def read(self, size: int | None = -1) -> bytes:
+    def read(self, size: int = -1) -> bytes:
         self._left -= 1
         if self._left < 0:
             msg = "its header has more elements than any radiograph's"

@@ -57,7 +57,7 @@ def _decode(dataset: "Dataset", syntax: Any, colour: bool) -> tuple[npt.NDArray[
         if "PixelData" in dataset and dataset["PixelData"].is_undefined_length:
             msg = f"its pixels are encapsulated, which its transfer syntax {syntax.name} does not allow"
             raise ValueError(msg)
-        options = {} if colour else {"correct_unused_bits": False}
+        options: dict[str, Any] = {} if colour else {"correct_unused_bits": False}
         return pixels.pixel_array(dataset, **options), None
     frame = _only_frame(dataset)
     if syntax == uid.RLELossless:
@@ -186,7 +186,7 @@ def _place(cells: npt.NDArray[Any], depth: int, high: int) -> npt.NDArray[Any]:
         msg = f"its HighBit {high} leaves no room for {depth} bits in {allocated}"
         raise ValueError(msg)
     if below and (cells & ((1 << below) - 1)).any():
-        msg = f"its HighBit is {high} where {depth} stored bits need {depth - 1}, and the {below} bits below are not empty"
+        msg = f"its HighBit is {high} where {depth} stored bits need {depth - 1}, and the bits below are not empty"
         raise ValueError(msg)
     if depth == allocated:
         return cells
@@ -211,5 +211,5 @@ def integer(dataset: "Dataset", keyword: str, default: int | None = None) -> int
         return default
     if not isinstance(value, int):
         msg = f"its header states no {keyword}" if value in (None, "") else f"its {keyword} is {value}"
-        raise ValueError(msg)  # noqa: TRY004
+        raise ValueError(msg)
     return int(value)

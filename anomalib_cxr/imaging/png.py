@@ -1,7 +1,10 @@
-"""The two facts about a PNG file that Pillow does not tell: stored bits a sample, and the depth its sBIT states."""
+"""What Pillow does not tell of a PNG file: bits a sample, the depth its sBIT states, and the number of its chunks."""
 
 import struct
 from typing import BinaryIO, NamedTuple
+
+MAX_CHUNKS = 2**16
+"""Chunks of one file. Writers put 8 KiB of packed pixels and more in one; a reader handles them one by one."""
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -45,3 +48,23 @@ def read_png_header(file: BinaryIO) -> PngHeader | None:
         return PngHeader(bits, colour_type, None)
     finally:
         file.seek(start)
+
+
+def check_chunks(file: BinaryIO) -> None:
+    """Refuse a file of more chunks than pixels need.
+
+    Args:
+        file: Seekable binary file of PNG signature; left at its start.
+
+    Raises:
+        ValueError: If there are more than :data:`MAX_CHUNKS`.
+    """
+    file.seek(len(SIGNATURE))
+    for _ in range(MAX_CHUNKS):
+        chunk = file.read(8)
+        if len(chunk) < 8 or chunk[4:] == b"IEND":
+            file.seek(0)
+            return
+        file.seek(struct.unpack(">I", chunk[:4])[0] + 4, 1)
+    msg = f"it has more than {MAX_CHUNKS} chunks"
+    raise ValueError(msg)

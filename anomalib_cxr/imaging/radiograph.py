@@ -99,6 +99,11 @@ def read_radiograph(path: str | os.PathLike[str], *, bits: int | None = None) ->
     return film
 
 
+def may_be_dicom(path: Path) -> bool:
+    """Whether pydicom may be asked to read a file."""
+    return is_dicom(_head(path)) or path.suffix.lower() in DICOM_SUFFIXES
+
+
 def reason(error: Exception) -> str:
     """What an error says, in one line."""
     return " ".join(str(error).split()) or type(error).__name__

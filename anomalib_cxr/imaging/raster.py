@@ -8,7 +8,9 @@ import numpy.typing as npt
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
+from anomalib_cxr.imaging.pgm import read_deep_pgm
 from anomalib_cxr.imaging.pixels import check_float, check_size, guess_depth, scale, to_grey
+from anomalib_cxr.imaging.plain import check_opened, check_plain
 from anomalib_cxr.imaging.png import PngHeader, read_png_header
 
 # Named one by one, because Pillow would start Ghostscript for an EPS file.
@@ -16,6 +18,9 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM", "JPEG2000", "WEBP", "GIF")
 
 # Pillow stretches samples of more than 8 bits to 16 in these, by the white level that the file states.
 STRETCHED = {"PPM", "JPEG2000"}
+
+MAX_DEEP_COLOUR = 2**25
+"""Largest 16-bit colour image, in pixels: it is decoded twice, and takes eight bytes a pixel each time."""
 
 
 def read_raster(file: BinaryIO, bits: int | None = None) -> npt.NDArray[np.float32]:
@@ -32,15 +37,25 @@ def read_raster(file: BinaryIO, bits: int | None = None) -> npt.NDArray[np.float
         PIL.UnidentifiedImageError: If Pillow knows no such format.
         ValueError: If the file is refused, with the reason; Pillow's decoders raise other errors too.
     """
+    check_plain(file)
+    deep = read_deep_pgm(file, bits)
+    if deep is not None:
+        return deep
     png = read_png_header(file)
     with Image.open(file, formats=FORMATS) as image:
         check_size(image.height, image.width)
+        check_opened(image)
+        is_deep_colour = png is not None and png.bits == 16 and png.colour_type != 0
+        if is_deep_colour and image.width * image.height > MAX_DEEP_COLOUR:
+            size = f"{image.height} x {image.width}"
+            msg = f"it has {size} pixels of 16-bit colour, more than the {MAX_DEEP_COLOUR} that are read"
+            raise ValueError(msg)
         frames = getattr(image, "n_frames", 1)
         if frames > 1:
             msg = f"it holds {frames} images, and a radiograph is one"
             raise ValueError(msg)
         image.load()
-        if png is not None and png.bits == 16 and png.colour_type != 0:
+        if png is not None and is_deep_colour:
             return _deep_colour_png(file, png, bits)
         if image.mode.startswith("I"):
             return _deep_grey(image, png, bits)
