@@ -1,5 +1,6 @@
 """Pictures of single films that a person can read, in place of Anomalib's grid of small squares."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from anomalib_cxr.callbacks.film_names import film_name
+from anomalib_cxr.callbacks.pictures import pictures_of
 from anomalib_cxr.callbacks.predictions_writer import PredictionsWriter
 from anomalib_cxr.imaging import (
     SMOOTHED,
@@ -34,7 +36,7 @@ class HeatMapVisualizer(ImageVisualizer):
     and the p-value where the run knows it; where the score is beyond those of all normal validation images, also that
     the film is "outside of what the model knows".
 
-    Pictures are named as stock Anomalib names them.
+    Pictures keep the path of the film below the root of the data.
 
     Args:
         longest_side: Films are shown with so many pixels at most.
@@ -66,16 +68,21 @@ class HeatMapVisualizer(ImageVisualizer):
         del outputs, args, kwargs
         folder = Path(self.output_dir or Path(trainer.default_root_dir) / "images")
         datamodule = getattr(trainer, "datamodule", None)
+        pictures = pictures_of(trainer)
         for item in batch:
             picture = self.picture(item, trainer, pl_module)
             if picture is None:
                 continue
-            # By the stock module's name for it, so that whoever replaces that one names these pictures too.
-            path = stock.generate_output_filename(
-                input_path=item.image_path or "",
-                output_path=folder,
-                dataset_name=getattr(datamodule, "name", None),
-                category=getattr(datamodule, "category", None),
+            path = pictures.place(
+                item.image_path or "",
+                folder,
+                functools.partial(
+                    stock.generate_output_filename,
+                    input_path=item.image_path or "",
+                    output_path=folder,
+                    dataset_name=getattr(datamodule, "name", None),
+                    category=getattr(datamodule, "category", None),
+                ),
             )
             Image.fromarray(picture).save(path)
 

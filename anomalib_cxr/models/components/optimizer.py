@@ -15,6 +15,7 @@ def build_optimizer(
     momentum: float = 0.9,
     weight_decay: float = 0.0,
     filter_bias_and_bn: bool = False,
+    **arguments: Any,
 ) -> torch.optim.Optimizer:
     """Build the optimiser that ``timm.optim.create_optimizer_v2`` builds, but for two cases.
 
@@ -34,6 +35,7 @@ def build_optimizer(
         weight_decay: Weight decay, 0 or more.
         filter_bias_and_bn: Spare parameters of one dimension, biases and norms, the weight decay, and with LARS the
             trust ratio (SimCLR, Chen et al. 2020, section 2.2 and its code); for a module only.
+        **arguments: For the optimiser, for example ``betas``.
 
     Returns:
         The optimiser.
@@ -46,7 +48,7 @@ def build_optimizer(
     except ValueError as error:
         msg = f"optimizer={name!r} is none of timm's: timm.optim.list_optimizers() lists them."
         raise ValueError(msg) from error
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = dict(arguments)
     if momentum == 0 and (info.defaults or {}).get("nesterov"):
         more["nesterov"] = False
     adapts = info.opt_class is timm.optim.Lars and weight_decay == 0

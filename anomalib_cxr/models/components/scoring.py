@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import Resize
 from anomalib_cxr import metrics
 from anomalib_cxr.callbacks.attach import with_run_callbacks
 from anomalib_cxr.callbacks.checkpoint_choice import MONITOR
+from anomalib_cxr.callbacks.visualizer import HeatMapVisualizer
 from anomalib_cxr.models.components.deployable import DeployableMixin
 from anomalib_cxr.models.components.exact_resize import ExactResizePreProcessor
 
@@ -49,6 +50,11 @@ class ScoringMixin(DeployableMixin):
 
     #: What the anomaly map is, in a few words: for ``run.json``, the report and captions.
     map_description: str = "anomaly map"
+
+    @classmethod
+    def configure_visualizer(cls) -> HeatMapVisualizer:
+        """Pictures of single films that say which film they are."""
+        return HeatMapVisualizer()
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Anomalib's component callbacks, after those that every run has."""

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from anomalib_cxr.callbacks.checkpoint_choice import CheckpointChoice
 from anomalib_cxr.callbacks.freed_memory import KeepFreedMemory
 from anomalib_cxr.callbacks.heat_map_sheet import HeatMapSheet
+from anomalib_cxr.models.components.optimizer import build_optimizer
 from anomalib_cxr.models.components.post_processor import RankPreservingPostProcessor
 from anomalib_cxr.models.components.schedule import validation_interval, warmup_cosine
 from anomalib_cxr.models.components.scoring import ScoringMixin
@@ -354,10 +355,10 @@ class StepTrainingMixin(ScoringMixin):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """One optimiser by timm's name; warm-up, then cosine or constant rate, by the step."""
-        optimizer = timm.optim.create_optimizer_v2(
+        optimizer = build_optimizer(
             self.parameter_groups(),
-            opt=self.optimizer_name,
-            lr=self.learning_rate,
+            self.optimizer_name,
+            self.learning_rate,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             filter_bias_and_bn=not self.decay_all,
