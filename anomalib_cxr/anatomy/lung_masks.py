@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import resize
-from tqdm.auto import tqdm
 
 from anomalib_cxr.anatomy.lung_segmentation import (
     MIN_SIDE,
@@ -29,6 +28,7 @@ from anomalib_cxr.anatomy.lung_segmentation import (
     segment_lungs_with_quality,
 )
 from anomalib_cxr.imaging import RadiographError, read_radiograph
+from anomalib_cxr.imaging.progress import progress as show_progress
 
 logger = logging.getLogger(__name__)
 
@@ -114,9 +114,7 @@ class LungMasks:
         failed: list[str] = []
         damaged = 0
         results = segmentation.run(_worker_count(num_workers, len(unique)))
-        for row, result in enumerate(
-            tqdm(results, "Segmenting lungs", len(unique), disable=not progress, unit="image")
-        ):
+        for row, result in enumerate(show_progress(results, "Segmenting lungs", len(unique), shown=progress)):
             if isinstance(result, str):
                 failed.append(result)
             else:

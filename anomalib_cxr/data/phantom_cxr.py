@@ -25,11 +25,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from tqdm import tqdm
 
 from anomalib_cxr.data.base import RadiographDataModule
 from anomalib_cxr.data.phantom import LESIONS, RENDERER_VERSION, check_kinds, check_size, render_phantom
 from anomalib_cxr.data.splits import ABNORMAL, NORMAL, SPLITS
+from anomalib_cxr.imaging.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class PhantomCXR(RadiographDataModule):
         try:
             for name in ("images", "masks"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
-            for film in tqdm(missing, desc=f"Drawing {self.folder.name}", unit="film", disable=not missing):
+            for film in progress(missing, f"Drawing {self.folder.name}", unit="film"):
                 self._draw(film)
             _write_whole(table, self._table(films, Path()).to_csv(index=False).encode())
         except OSError as error:

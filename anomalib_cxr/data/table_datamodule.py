@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from anomalib_cxr.data.base import RadiographDataModule, check_samples, default_num_workers
 from anomalib_cxr.data.duplicates import find_duplicates
@@ -18,6 +17,7 @@ from anomalib_cxr.data.manifest import apply_manifest, check_settings, read_mani
 from anomalib_cxr.data.selection import Selection
 from anomalib_cxr.data.splits import ABNORMAL, LABELS, NORMAL, split_by_fold, split_by_patient, take_fraction
 from anomalib_cxr.data.tables import TableError
+from anomalib_cxr.imaging.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -281,7 +281,7 @@ class TableDataModule(RadiographDataModule):
 def _find_failing(check: Callable[[int], tuple[str, str | None]], number: int, name: str) -> dict[str, str]:
     """Run a check over all rows in threads, with a progress bar."""
     with ThreadPoolExecutor(default_num_workers()) as pool:
-        results = tqdm(pool.map(check, range(number)), total=number, desc=f"{name}: reading all images", leave=False)
+        results = progress(pool.map(check, range(number)), f"{name}: reading all images", number)
         return {path: reason for path, reason in results if reason is not None}
 
 

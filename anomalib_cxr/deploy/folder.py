@@ -11,7 +11,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from anomalib_cxr import __version__
 from anomalib_cxr.deploy.detector import ExportedDetector, FilePrediction, Prediction
@@ -20,6 +19,7 @@ from anomalib_cxr.deploy.secondary_capture import is_own_capture, new_run, secon
 from anomalib_cxr.imaging import DICOM_SUFFIXES, SMOOTHED, Names, is_radiograph, shown_name
 from anomalib_cxr.imaging.dicom import is_dicom
 from anomalib_cxr.imaging.picture_names import fits, with_hash
+from anomalib_cxr.imaging.progress import progress as show_progress
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def predict_folder(
 
     def films() -> Iterator[Path]:
         nonlocal own_captures
-        for path in tqdm(paths, unit="image", disable=not progress):
+        for path in show_progress(paths, "Scoring", shown=progress):
             if is_own_capture(path):
                 own_captures += 1
             else:

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn.functional import interpolate
-from tqdm.auto import tqdm
 
+from anomalib_cxr.imaging.progress import progress
 from anomalib_cxr.imaging.radiograph import RadiographError, read_radiograph
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class ImageCache:
             return path, None
 
         with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
-            results = tqdm(pool.map(store, paths, depths), total=len(paths), desc="preparing images")
+            results = progress(pool.map(store, paths, depths), "Preparing images", len(paths))
             return {path: reason for path, reason in results if reason is not None}
 
     def _store(self, path: Path, bits: int | None, pointer: Path) -> tuple[npt.NDArray[np.float32], tuple[int, int]]:

@@ -21,8 +21,8 @@ from anomalib.pipelines.components.base.runner import Runner
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from sklearn.metrics import roc_auc_score
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
+from anomalib_cxr.imaging.progress import progress
 from anomalib_cxr.models import MultiResPatchSSL
 from anomalib_cxr.models.components.patch_search.reference_bank import ReferenceBank
 from anomalib_cxr.models.multires_patch_ssl.torch_model import MultiResPatchSSLModel
@@ -152,7 +152,7 @@ def _features(model: MultiResPatchSSL, dataset: Any, datamodule: Any) -> tuple[l
     plain = model.without_augmentation(dataset)
     loader = DataLoader(plain, batch_size=datamodule.eval_batch_size, collate_fn=plain.collate_fn)
     parts: list[list[torch.Tensor]] = [[] for _ in model.model.patch_sizes]
-    for images in tqdm(model.pre_processed(loader), total=len(loader), desc="Features", leave=False):
+    for images in progress(model.pre_processed(loader), "Features", len(loader), unit="batch"):
         for part, features in zip(parts, model.model.features(images), strict=True):
             part.append(features)
     return [torch.cat(part) for part in parts], torch.tensor(plain.samples.label_index.to_numpy())
