@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from anomalib_cxr.data import PhantomCXR
 from anomalib_cxr.models import AnatPaste, MultiResPatchSSL
 
-QUICKSTART = Path(__file__).resolve().parents[2] / "configs" / "multires_patch_ssl" / "quickstart.yaml"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def overlap_share(model: torch.nn.Module, datamodule: PhantomCXR, top: float = 0.05) -> float:
@@ -58,6 +58,22 @@ def train(model: AnatPaste | MultiResPatchSSL, data: PhantomCXR, root: Path) -> 
     return metrics, share
 
 
+def configured(config: Path, root: Path, **arguments: int) -> tuple[MultiResPatchSSL, PhantomCXR]:
+    """Model and data of a configuration, arguments that both have set."""
+    sections = yaml.safe_load(config.read_text())
+    model = MultiResPatchSSL(**sections["model"]["init_args"] | arguments)
+    data = PhantomCXR(**sections["data"]["init_args"] | arguments | {"root": root / "phantom", "num_workers": 0})
+    return model, data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_first_command_finds_lesions(tmp_path: Path, seed: int) -> None:
+    metrics, share = train(*configured(CONFIGS / "quickstart.yaml", tmp_path, seed=seed), tmp_path)
+    assert metrics["image_AUROC"] >= 0.85
+    assert share >= 0.85
+
+
 @pytest.mark.slow
 def test_default_anat_paste_finds_lesions(tmp_path: Path) -> None:
     metrics, share = train(AnatPaste(), PhantomCXR(root=tmp_path / "phantom", num_workers=0), tmp_path)
@@ -67,9 +83,7 @@ def test_default_anat_paste_finds_lesions(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_shipped_multires_patch_ssl_finds_lesions(tmp_path: Path) -> None:
-    config = yaml.safe_load(QUICKSTART.read_text())
-    model = MultiResPatchSSL(**config["model"]["init_args"])
-    data = PhantomCXR(**config["data"]["init_args"] | {"root": tmp_path / "phantom", "num_workers": 0})
+    model, data = configured(CONFIGS / "multires_patch_ssl" / "quickstart.yaml", tmp_path)
     metrics, share = train(model, data, tmp_path)
     fused, single = fused_and_single_aurocs(model, data)
     print(f"fused {fused:.3f}, each size alone {[round(auroc, 3) for auroc in single]}")

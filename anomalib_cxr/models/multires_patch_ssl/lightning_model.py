@@ -12,8 +12,8 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
+from anomalib_cxr.imaging.progress import progress
 from anomalib_cxr.models.components.bank import BankMixin
 from anomalib_cxr.models.components.patch_search.local_search import Distance
 from anomalib_cxr.models.components.patch_search.reference_bank import BankDtype, Selection
@@ -325,7 +325,7 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
             )
             raise ValueError(msg)
         parts: list[list[torch.Tensor]] = [[] for _ in self.model.patch_sizes]
-        for images in tqdm(self.pre_processed(loader), total=len(loader), desc="Reference bank", leave=False):
+        for images in progress(self.pre_processed(loader), "Reference bank", len(loader), unit="batch"):
             for index, features in enumerate(self.model.features(images)):
                 parts[index].append(features)
         # Each list goes as soon as it is joined: all of them twice would not fit where the banks just do.
