@@ -4,7 +4,6 @@ import importlib.metadata
 import inspect
 import json
 import math
-import os
 import platform
 import re
 import textwrap
@@ -21,9 +20,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 
 from anomalib_cxr import __version__
-
-RECORD_NAME = "run.json"
-"""Beside ``predictions.csv``."""
+from anomalib_cxr.files import write_text
 
 TRAINING_KEY = "anomalib_cxr_training"
 """Where a checkpoint keeps :func:`describe_training`."""
@@ -95,12 +92,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         path: File to write.
         content: What JSON can hold.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Post-processing that keeps ranks, with a pixel threshold learned from normal images."""
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,11 +9,9 @@ from anomalib.metrics import F1AdaptiveThreshold, MinMax
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 
-from anomalib_cxr.metrics.thresholds import normal_threshold, sensitivity_threshold
-
-ThresholdRule = Literal["best_f1", "mid_range", "sensitivity", "false_positive_rate"]
-
-_TARGETED = ("sensitivity", "false_positive_rate")
+from anomalib_cxr.checks import check_choice
+from anomalib_cxr.distributed import gather_ragged
+from anomalib_cxr.metrics.thresholds import TARGETED, ThresholdRule, choose_threshold
 
 #: Steepness of the squashing at the threshold; at 4 the normal half of the validation scores fills about 0.1 … 0.5.
 _STEEPNESS = 4.0
@@ -59,13 +57,11 @@ class RankPreservingPostProcessor(PostProcessor):
         if not 0.0 < pixel_quantile < 1.0:
             msg = f"pixel_quantile must lie between 0 and 1, not be {pixel_quantile}."
             raise ValueError(msg)
-        if threshold_rule not in get_args(ThresholdRule):
-            msg = f"threshold_rule must be one of {', '.join(get_args(ThresholdRule))}, not {threshold_rule!r}."
-            raise ValueError(msg)
-        if threshold_rule not in _TARGETED and threshold_target is not None:
+        check_choice("threshold_rule", threshold_rule, ThresholdRule)
+        if threshold_rule not in TARGETED and threshold_target is not None:
             msg = f"threshold_target has no meaning for threshold_rule={threshold_rule}: leave it out."
             raise ValueError(msg)
-        if threshold_rule in _TARGETED and not 0.0 < (threshold_target or 0.0) < 1.0:
+        if threshold_rule in TARGETED and not 0.0 < (threshold_target or 0.0) < 1.0:
             msg = f"threshold_rule={threshold_rule} needs a threshold_target between 0 and 1, not {threshold_target}."
             raise ValueError(msg)
         super().__init__(
@@ -94,7 +90,7 @@ class RankPreservingPostProcessor(PostProcessor):
         del trainer, pl_module, args, kwargs
         if outputs.gt_label is not None:
             self._image_threshold_metric.update(outputs)
-            if self.threshold_rule in _TARGETED and outputs.pred_score is not None:
+            if self.threshold_rule in TARGETED and outputs.pred_score is not None:
                 self._scores.append(outputs.pred_score.detach().float().flatten().cpu())
                 self._labels.append(outputs.gt_label.flatten().cpu())
         self._image_min_max_metric.update(outputs)
@@ -124,25 +120,19 @@ class RankPreservingPostProcessor(PostProcessor):
         if self._scores:
             scores, labels = torch.cat(self._scores), torch.cat(self._labels).bool()
             self._scores, self._labels = [], []
-            if trainer.world_size > 1:
-                scores, labels = _gather_ragged(scores), _gather_ragged(labels)
+            scores, labels = gather_ragged(scores), gather_ragged(labels)
             self._image_threshold.fill_(self._targeted_threshold(scores.numpy(), labels.numpy()))
         pixels = torch.cat(self._normal_pixels) if self._normal_pixels else torch.empty(0)
         self._normal_pixels = []
-        if trainer.world_size > 1:
-            pixels = _gather_ragged(pixels)
+        pixels = gather_ragged(pixels)
         if len(pixels):
             rank = min(len(pixels), int(self.pixel_quantile * len(pixels)) + 1)
             self._pixel_threshold.copy_(torch.kthvalue(pixels, rank).values)
-        del pl_module
+        del trainer, pl_module
 
     def _targeted_threshold(self, scores: np.ndarray, labels: np.ndarray) -> float:
         """Threshold that a score must exceed: Anomalib decides by ``>``, our metrics by ``>=``."""
-        target = float(self.threshold_target or 0.0)
-        if self.threshold_rule == "sensitivity":
-            reached = sensitivity_threshold(scores, labels, target)
-        else:
-            reached = normal_threshold(scores[~labels], target)
+        reached = choose_threshold(scores, labels, {self.threshold_rule: float(self.threshold_target or 0.0)})
         below = scores[scores < reached]
         return float(below.max()) if len(below) else float(scores.min() - max(1e-3 * np.ptp(scores), 1e-6))
 
@@ -159,9 +149,3 @@ class RankPreservingPostProcessor(PostProcessor):
         z = _STEEPNESS * (preds - centre) / spread
         squashed = 0.5 * (1.0 + z / (1.0 + z.abs()))
         return torch.where(torch.isnan(norm_min), preds, squashed)
-
-
-def _gather_ragged(values: torch.Tensor) -> torch.Tensor:
-    gathered: list[torch.Tensor] = [torch.empty(0)] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, values)
-    return torch.cat(gathered)

@@ -36,7 +36,7 @@ def nearest_patches(run: FinishedRun, images: Sequence[str]) -> list[tuple[str, 
     """
     from anomalib_cxr.models import MultiResPatchSSL
 
-    checkpoint = run.home / "weights" / "lightning" / "model.ckpt"
+    checkpoint = run.home / CHECKPOINTS / MODEL_CHECKPOINT
     if run.config_path is None or not checkpoint.is_file():
         msg = f"the run left no {'configuration' if run.config_path is None else 'weights/lightning/model.ckpt'}."
         raise ValueError(msg)

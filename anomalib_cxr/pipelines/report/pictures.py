@@ -9,10 +9,9 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image, UnidentifiedImageError
 
-logger = logging.getLogger(__name__)
+from anomalib_cxr.run_folder import PICTURES
 
-IMAGES = "images"
-"""Folder of a run's heat-map pictures."""
+logger = logging.getLogger(__name__)
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 _QUALITY = 72
@@ -33,9 +32,9 @@ def match_pictures(folder: Path, images: Sequence[str]) -> tuple[dict[str, Path]
         Image and its picture, and the number of images that share theirs.
     """
     by_name: dict[str, list[tuple[tuple[str, ...], Path]]] = defaultdict(list)
-    for path in sorted((folder / IMAGES).rglob("*")):
+    for path in sorted((folder / PICTURES).rglob("*")):
         if path.suffix.lower() in _SUFFIXES and path.is_file():
-            by_name[path.name].append((path.relative_to(folder / IMAGES).parts, path))
+            by_name[path.name].append((path.relative_to(folder / PICTURES).parts, path))
     chosen: dict[str, Path] = {}
     owners: dict[Path, list[str]] = defaultdict(list)
     for image in images:
