@@ -5,7 +5,6 @@ import json
 import logging
 import multiprocessing
 import os
-import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,6 +26,8 @@ from anomalib_cxr.anatomy.lung_segmentation import (
     check_method,
     segment_lungs_with_quality,
 )
+from anomalib_cxr.cores import available_cores
+from anomalib_cxr.files import written_atomically
 from anomalib_cxr.imaging import RadiographError, read_radiograph
 from anomalib_cxr.imaging.progress import progress as show_progress
 
@@ -255,15 +256,8 @@ def _load(stored: Path, size: tuple[int, int]) -> _Result | None:
 
 def _store(stored: Path, result: _Result) -> None:
     """Write a mask under its name in one go, so that no reader sees half of it."""
-    stored.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=stored.parent, suffix=".part", delete=False) as file:
-        try:
-            np.savez(file, packed=result.packed, quality=json.dumps(asdict(result.quality)))
-            file.close()
-            Path(file.name).replace(stored)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    with written_atomically(stored) as temporary, temporary.open("wb") as file:
+        np.savez(file, packed=result.packed, quality=json.dumps(asdict(result.quality)))
 
 
 def _start_worker(worker: int) -> None:
@@ -279,5 +273,5 @@ def _worker_count(asked: int | None, images: int) -> int:
         return min(asked, images)
     if images < _FEW_IMAGES or multiprocessing.current_process().daemon:
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     return min(cores, _MAX_WORKERS) if cores > 1 else 0

@@ -9,6 +9,10 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from anomalib_cxr.checks import check_choice
+from anomalib_cxr.files import written_atomically
+from anomalib_cxr.run_folder import BEST_CHECKPOINT, CHECKPOINTS, LAST_CHECKPOINT, MODEL_CHECKPOINT
+
 logger = logging.getLogger(__name__)
 
 MONITOR = "image_AUROC"
@@ -30,10 +34,7 @@ class CheckpointChoice(Callback):
     """
 
     def __init__(self, choose: str = "best") -> None:
-        if choose not in {"best", "last"}:
-            msg = f"checkpoint must be 'best' or 'last', not {choose!r}."
-            raise ValueError(msg)
-        self.choose = choose
+        self.choose = check_choice("checkpoint", choose, ("best", "last"))
         self.best_score: float | None = None
         self.best_step: int | None = None
         self.best_path: str | None = None
@@ -74,7 +75,7 @@ class CheckpointChoice(Callback):
             return
         if self.best_score is None or float(score) > self.best_score:
             self.best_score, self.best_step = float(score), trainer.global_step
-            path = _weights_folder(trainer) / "best.ckpt"
+            path = _weights_folder(trainer) / BEST_CHECKPOINT
             # The path is part of the state that is saved, so it is set first.
             self.best_path = str(path)
             trainer.save_checkpoint(path)
@@ -105,12 +106,13 @@ class CheckpointChoice(Callback):
     def _publish(self, trainer: Trainer) -> None:
         """Let Anomalib's own ``model.ckpt`` be the chosen checkpoint, and keep the last as ``last.ckpt``."""
         best = Path(str(self.best_path))
-        model_ckpt = _weights_folder(trainer) / "model.ckpt"
+        model_ckpt = _weights_folder(trainer) / MODEL_CHECKPOINT
         callback = trainer.checkpoint_callback
         if not isinstance(callback, ModelCheckpoint) or callback.best_model_path != str(model_ckpt):
             return  # the user's own checkpointing is left alone
-        model_ckpt.replace(model_ckpt.with_name("last.ckpt"))
-        shutil.copyfile(best, model_ckpt)
+        for source, target in ((model_ckpt, model_ckpt.with_name(LAST_CHECKPOINT)), (best, model_ckpt)):
+            with written_atomically(target) as temporary:
+                shutil.copyfile(source, temporary)
 
 
 def _is_dry(trainer: Trainer) -> bool:
@@ -120,7 +122,7 @@ def _is_dry(trainer: Trainer) -> bool:
 
 def _weights_folder(trainer: Trainer) -> Path:
     """Folder where Anomalib's Engine keeps its checkpoints."""
-    return Path(trainer.default_root_dir) / "weights" / "lightning"
+    return Path(trainer.default_root_dir) / CHECKPOINTS
 
 
 def _both_classes_validated(trainer: Trainer) -> bool:

@@ -10,7 +10,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from anomalib_cxr.callbacks.film_names import film_name
+from anomalib_cxr.files import written_atomically
 from anomalib_cxr.imaging import Names, blend_heat_map, contact_sheet, smooth_heat_map
+from anomalib_cxr.run_folder import HEAT_MAP_SHEET, SHEETS
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +100,8 @@ class HeatMapSheet(Callback):
         if not tiles:
             return
         pictures, masks, titles = zip(*tiles, strict=True)
-        path = Path(trainer.default_root_dir) / "sheets" / "heat_maps.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = Path(trainer.default_root_dir) / SHEETS / HEAT_MAP_SHEET
         sheet: np.ndarray = contact_sheet(pictures, columns=6, masks=masks, titles=titles, tile=192)
-        Image.fromarray(sheet).save(path)
+        with written_atomically(path) as temporary:
+            Image.fromarray(sheet).save(temporary, format="PNG")
         logger.info("Look at %s: heat maps of some test images, smoothed for display, masks outlined.", path)

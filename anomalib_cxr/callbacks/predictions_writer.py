@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,17 +17,13 @@ from anomalib.utils.serialization import anomalib_safe_globals
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anomalib_cxr.callbacks.pictures import images_root, pictures_of
-from anomalib_cxr.callbacks.run_record import (
-    RECORD_NAME,
-    TRAINING_KEY,
-    describe_run,
-    describe_training,
-    write_json,
-)
+from anomalib_cxr.callbacks.run_record import TRAINING_KEY, describe_run, describe_training, write_json
+from anomalib_cxr.distributed import gather_objects, order_without_repeats
 from anomalib_cxr.imaging.picture_names import below
 from anomalib_cxr.metrics.checks import check_scores
 from anomalib_cxr.metrics.conformal import conformal_p_values, outside_of_normal
-from anomalib_cxr.metrics.predictions import FILE_NAME, PICTURE, VALIDATION_FILE_NAME, write_predictions
+from anomalib_cxr.metrics.predictions import PICTURE, write_predictions
+from anomalib_cxr.run_folder import PREDICTIONS, RECORD, VALIDATION_PREDICTIONS
 
 if TYPE_CHECKING:
     from anomalib.models import AnomalibModule
@@ -148,7 +143,7 @@ class PredictionsWriter(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the validation, before any checkpoint of it is saved."""
         del pl_module
-        rows, self._rows = _gathered(self._rows, trainer), _Rows()
+        rows, self._rows = _gathered(self._rows), _Rows()
         if trainer.sanity_checking or not rows.images:
             return
         digest = _digest(_names(rows.images, trainer))
@@ -202,14 +197,14 @@ class PredictionsWriter(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the files."""
         self._finish(trainer)
-        rows, self._rows = _gathered(self._rows, trainer), _Rows()
+        rows, self._rows = _gathered(self._rows), _Rows()
         if not rows.images or getattr(trainer, "fast_dev_run", False):
             return
         table = _table(rows, trainer)
         table["p_value"] = self._p_values(rows)
         if trainer.is_global_zero:
-            path = Path(trainer.default_root_dir) / FILE_NAME
-            record = path.with_name(RECORD_NAME)
+            path = Path(trainer.default_root_dir) / PREDICTIONS
+            record = path.with_name(RECORD)
             record.unlink(missing_ok=True)  # a run that is killed here must not leave another one's
             write_predictions(path, table)
             write_json(record, describe_run(trainer, pl_module, self._training, self._checkpoint, self._step))
@@ -312,7 +307,7 @@ class PredictionsWriter(Callback):
         """Write the validation images' predictions, or take away those of other weights."""
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
-        path = Path(trainer.default_root_dir) / VALIDATION_FILE_NAME
+        path = Path(trainer.default_root_dir) / VALIDATION_PREDICTIONS
         known = self._validation
         reason = "there are no scores of validation images"
         if known is not None and known.images is None:
@@ -329,23 +324,15 @@ class PredictionsWriter(Callback):
         write_predictions(path, _table(rows, trainer))
 
 
-def _gathered(rows: _Rows, trainer: Trainer) -> _Rows:
+def _gathered(rows: _Rows) -> _Rows:
     """Join the processes' rows in the order of the data set, each image once: samplers pad with duplicates."""
-    shares: list[Any] = [rows]
-    if trainer.world_size > 1:
-        shares = [None] * trainer.world_size
-        torch.distributed.all_gather_object(shares, rows)
+    shares = gather_objects(rows)
     joined = _Rows()
-    seen: set[str] = set()
-    for places in zip_longest(*(range(len(share.images)) for share in shares)):
-        for share, place in zip(shares, places, strict=True):
-            if place is None or share.images[place] in seen:
-                continue
-            seen.add(share.images[place])
-            for name, values in vars(joined).items():
-                values.extend(getattr(share, name)[place : place + 1])
+    for rank, place in order_without_repeats([share.images for share in shares]):
+        for name, values in vars(joined).items():
+            values.extend(getattr(shares[rank], name)[place : place + 1])
     left_out = len(rows.images) - len(joined.images)
-    if trainer.world_size == 1 and left_out:
+    if len(shares) == 1 and left_out:
         logger.warning("%d images came more than once, and are listed once.", left_out)
     return joined
 

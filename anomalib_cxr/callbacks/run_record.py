@@ -4,7 +4,6 @@ import importlib.metadata
 import inspect
 import json
 import math
-import os
 import platform
 import re
 import textwrap
@@ -22,9 +21,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from anomalib_cxr import __version__
 from anomalib_cxr.callbacks.pictures import evaluated_datasets, images_root
-
-RECORD_NAME = "run.json"
-"""Beside ``predictions.csv``."""
+from anomalib_cxr.files import write_text
 
 TRAINING_KEY = "anomalib_cxr_training"
 """Where a checkpoint keeps :func:`describe_training`."""
@@ -82,6 +79,8 @@ def describe_run(
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **_circumstances(trainer),
         "model": {"class_path": _class_path(pl_module), "init_args": plain(dict(pl_module.hparams))},
+        "map": str(getattr(pl_module, "map_description", "")),
+        "nearest_references": hasattr(getattr(pl_module, "model", None), "nearest_references"),
         "data": _describe_data(trainer),
         "checkpoint": None if checkpoint is None else _below(Path(checkpoint), Path(trainer.default_root_dir)),
         "step": step,
@@ -96,12 +95,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         path: File to write.
         content: What JSON can hold.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_record(path: Path) -> dict[str, Any]:

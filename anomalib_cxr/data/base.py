@@ -1,7 +1,6 @@
 """Base of the radiograph datamodules: from a samples table to Anomalib's train, validation and test data."""
 
 import logging
-import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from hashlib import sha256
@@ -13,6 +12,7 @@ from anomalib.data import AnomalibDataModule
 from anomalib.data.utils import TestSplitMode, ValSplitMode
 from torchvision.transforms.v2 import Transform
 
+from anomalib_cxr.cores import available_cores
 from anomalib_cxr.data.dataset import RadiographDataset
 from anomalib_cxr.data.manifest import read_manifest
 from anomalib_cxr.data.splits import ABNORMAL, LABELS, NORMAL, SPLITS
@@ -246,5 +246,4 @@ def describe_splits(samples: pd.DataFrame) -> str:
 
 def default_num_workers() -> int:
     """One loader process a CPU core that this process may use, at most eight."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores)
+    return min(8, available_cores())

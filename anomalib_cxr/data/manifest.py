@@ -9,8 +9,6 @@ import csv
 import io
 import json
 import logging
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from hashlib import sha256
@@ -22,6 +20,7 @@ import pandas as pd
 from anomalib_cxr import __version__
 from anomalib_cxr.data.splits import LABELS, SPLITS
 from anomalib_cxr.data.tables import TableError
+from anomalib_cxr.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -58,15 +57,7 @@ def write_manifest(path: str | Path, table: pd.DataFrame, name: str, settings: d
     }
     digest = _digest(head, text.getvalue())
     head["sha256"] = digest
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(f"# {json.dumps(head, sort_keys=True)}\n{text.getvalue()}")
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_text(path, f"# {json.dumps(head, sort_keys=True)}\n{text.getvalue()}")
     logger.info("%s: wrote the split to %s, SHA-256 %s", name, path, digest)
     return digest
 

@@ -15,7 +15,6 @@ A film depends on its seed, split, label and number alone: the test set stays th
 import hashlib
 import json
 import logging
-import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ import pandas as pd
 from anomalib_cxr.data.base import RadiographDataModule
 from anomalib_cxr.data.phantom import LESIONS, RENDERER_VERSION, check_kinds, check_size, render_phantom
 from anomalib_cxr.data.splits import ABNORMAL, NORMAL, SPLITS
+from anomalib_cxr.files import write_bytes
 from anomalib_cxr.imaging.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class PhantomCXR(RadiographDataModule):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             for film in progress(missing, f"Drawing {self.folder.name}", unit="film"):
                 self._draw(film)
-            _write_whole(table, self._table(films, Path()).to_csv(index=False).encode())
+            write_bytes(table, self._table(films, Path()).to_csv(index=False).encode())
         except OSError as error:
             msg = f"PhantomCXR: cannot draw into {self.folder} ({error.strerror or error}), give a root to write to"
             raise OSError(msg) from error
@@ -182,8 +182,8 @@ class PhantomCXR(RadiographDataModule):
         phantom = render_phantom(self.image_size, self.seed, film.patient, film.kind)
         pixels = np.round(phantom.image * ((1 << BITS) - 1)).astype(np.uint16)
         if film.kind:
-            _write_whole(self.folder / "masks" / film.file_name, _png(phantom.mask.astype(np.uint8) * 255))
-        _write_whole(self.folder / "images" / film.file_name, _png(pixels))
+            write_bytes(self.folder / "masks" / film.file_name, _png(phantom.mask.astype(np.uint8) * 255))
+        write_bytes(self.folder / "images" / film.file_name, _png(pixels))
 
     def _table(self, films: list[_Film], folder: Path) -> pd.DataFrame:
         rows = [
@@ -208,10 +208,3 @@ def _names(folder: Path) -> set[str]:
 
 def _png(pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> bytes:
     return cv2.imencode(".png", pixels, _IMAGE_CODING)[1].tobytes()
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears under its name only when it is whole."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)

@@ -1,10 +1,8 @@
 """Run an exported detector over a folder: a table of scores, and pictures."""
 
-import csv
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,6 +14,7 @@ from anomalib_cxr import __version__
 from anomalib_cxr.deploy.detector import ExportedDetector, FilePrediction, Prediction
 from anomalib_cxr.deploy.overlay import overlay, save_png
 from anomalib_cxr.deploy.secondary_capture import is_own_capture, new_run, secondary_capture
+from anomalib_cxr.files import growing_table, written_atomically
 from anomalib_cxr.imaging import DICOM_SUFFIXES, SMOOTHED, Names, is_radiograph, shown_name
 from anomalib_cxr.imaging.dicom import is_dicom
 from anomalib_cxr.imaging.picture_names import fits, with_hash
@@ -120,8 +119,10 @@ def predict_folder(
 
     output.mkdir(parents=True, exist_ok=True)
     with (
-        _table(output / PREDICTIONS, "image", "score", "threshold", "decision", "heat_map", "secondary_capture") as add,
-        _table(output / UNREADABLE, "image", "reason") as report,
+        growing_table(
+            output / PREDICTIONS, "image", "score", "threshold", "decision", "heat_map", "secondary_capture"
+        ) as add,
+        growing_table(output / UNREADABLE, "image", "reason") as report,
     ):
         for folder, why in closed:
             unreadable += 1
@@ -140,20 +141,6 @@ def predict_folder(
                 unreadable += 1
                 report(name, reason)
     return Summary(images, abnormal, unreadable, ignored, without_capture, own_captures)
-
-
-@contextmanager
-def _table(path: Path, *header: str) -> Iterator[Callable[..., None]]:
-    """Open a table whose rows are on disk as soon as they are added."""
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-
-        def add(*row: str) -> None:
-            writer.writerow(row)
-            file.flush()
-
-        add(*header)
-        yield add
 
 
 class _Draw:
@@ -212,13 +199,8 @@ class _Draw:
         relative = relative.with_name(relative.name + suffix)
         if not fits(relative.name):
             relative = Path(with_hash(str(relative), source.name))
-        path = self.output / relative
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write(path)
-        except BaseException:
-            path.unlink(missing_ok=True)  # half a picture is none
-            raise
+        with written_atomically(self.output / relative) as temporary:
+            write(temporary)
         return relative.as_posix()
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from anomalib_cxr import __version__
+from anomalib_cxr.files import write_bytes
 
 KEY = "anomalib_cxr"
 #: Changes whenever a reader of the old metadata would misread the new.
@@ -132,7 +133,7 @@ def seal(path: Path) -> None:
             f"{path} must hold the place of its SHA-256 exactly once, and holds it {content.count(UNSEALED.encode())}x."
         )
         raise ValueError(msg)
-    path.write_bytes(content.replace(UNSEALED.encode(), sha256(content).hexdigest().encode()))
+    write_bytes(path, content.replace(UNSEALED.encode(), sha256(content).hexdigest().encode()))
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:

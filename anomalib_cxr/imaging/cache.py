@@ -2,14 +2,13 @@
 
 An entry is keyed by the content of the file and by the settings that made it. So that reading does not need to hash the
 file each time, a small pointer remembers the content key of a (path, size, modification time). Entries and pointers are
-written to a temporary file and renamed: any number of processes may use the folder at once, and one that is killed
-leaves at most a temporary file, never half an entry.
+written atomically: any number of processes may use the folder at once, and one that is killed leaves at most a
+temporary file, never half an entry.
 """
 
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,9 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import interpolate
 
+from anomalib_cxr.checks import check_choice
+from anomalib_cxr.cores import available_cores
+from anomalib_cxr.files import write_bytes
 from anomalib_cxr.imaging.progress import progress
 from anomalib_cxr.imaging.radiograph import RadiographError, read_radiograph
 
@@ -57,12 +59,9 @@ class ImageCache:
         if len(sides) != 2 or min(sides) < 1:
             msg = f"size must be positive, one number or height and width, got {size}"
             raise ValueError(msg)
-        if depth not in {8, 16}:
-            msg = f"depth must be 8 or 16, got {depth}"
-            raise ValueError(msg)
         self.folder = Path(folder)
         self.size = (int(sides[0]), int(sides[1]))
-        self.depth = depth
+        self.depth = check_choice("depth", depth, (8, 16))
         self._dtype = np.dtype(np.uint8 if depth == 8 else "<u2")
 
     def read(self, path: str | os.PathLike[str], *, bits: int | None = None) -> npt.NDArray[np.float32]:
@@ -135,7 +134,7 @@ class ImageCache:
                 return path, str(error)
             return path, None
 
-        with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
+        with ThreadPoolExecutor(num_workers or available_cores()) as pool:
             results = progress(pool.map(store, paths, depths), "Preparing images", len(paths))
             return {path: reason for path, reason in results if reason is not None}
 
@@ -155,11 +154,11 @@ class ImageCache:
             resized = interpolate(torch.from_numpy(image)[None, None], self.size, mode="bilinear", antialias=True)
             whole = resized[0, 0].clamp(0, 1).mul(levels).round().numpy()
             kept = whole.astype(self._dtype)
-            _write(entry, kept.tobytes())
+            write_bytes(entry, kept.tobytes())
             twin = (entry.name, shape)
-            _write(entry.with_suffix(".json"), json.dumps(twin).encode())
+            write_bytes(entry.with_suffix(".json"), json.dumps(twin).encode())
             pixels = self._scale(kept)
-        _write(pointer, json.dumps(twin).encode())
+        write_bytes(pointer, json.dumps(twin).encode())
         return pixels, twin[1]
 
     def _load(self, name: str) -> npt.NDArray[np.float32] | None:
@@ -214,16 +213,3 @@ def _load_pointer(path: Path) -> tuple[str, tuple[int, int]] | None:
     except (OSError, ValueError, TypeError):
         return None
     return str(name), (int(height), int(width))
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file at once or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

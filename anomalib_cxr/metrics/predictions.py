@@ -1,21 +1,14 @@
 """The table of predictions: one row an image. All tables and reports are made from it, without a model."""
 
 import logging
-import os
-import tempfile
 from pathlib import Path
 
 import pandas as pd
 
+from anomalib_cxr.files import written_atomically
 from anomalib_cxr.metrics.checks import check_scores
 
 logger = logging.getLogger(__name__)
-
-FILE_NAME = "predictions.csv"
-"""Of a test or predict run, beside the run's pictures."""
-
-VALIDATION_FILE_NAME = "predictions_val.csv"
-"""The same model's predictions of its validation images, which thresholds are chosen on."""
 
 COLUMNS = (
     "image",
@@ -54,16 +47,8 @@ def write_predictions(path: str | Path, predictions: pd.DataFrame) -> None:
     """
     path = Path(path)
     _check(predictions, str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            _with_picture(predictions).to_csv(file, index=False, lineterminator="\n")
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with written_atomically(path) as temporary:
+        _with_picture(predictions).to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
@@ -191,10 +176,3 @@ def _with_picture(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of a file, in order."""
     columns = table[list(COLUMNS)]
     return columns.assign(**{PICTURE: table.get(PICTURE, "")})
-
-
-def _umask() -> int:
-    """Ask for the process's umask: temporary files are private, a table of results need not be."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -3,12 +3,19 @@
 An image is called abnormal if its score is at least the threshold.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from anomalib_cxr.metrics.checks import absent_class, check_labelled, check_scores
+
+ThresholdRule = Literal["best_f1", "mid_range", "sensitivity", "false_positive_rate"]
+"""All rules: two that need nothing more, and those of :data:`TARGETED`."""
+
+TARGETED = ("sensitivity", "false_positive_rate")
+"""Rules that need a target, in (0, 1)."""
 
 
 class OperatingPoint(NamedTuple):
@@ -17,6 +24,55 @@ class OperatingPoint(NamedTuple):
     threshold: float
     sensitivity: float
     specificity: float
+
+
+def choose_threshold(scores: npt.ArrayLike, labels: npt.ArrayLike, rule: str | Mapping[str, float]) -> float:
+    """Choose a threshold on validation scores by a rule.
+
+    Args:
+        scores: (n,) validation scores.
+        labels: (n,) 0 for normal, 1 for abnormal.
+        rule: ``"best_f1"``; ``"mid_range"``, half-way between the lowest and the highest score; or a rule with its
+            target: ``{"sensitivity": s}``, or ``{"false_positive_rate": f}`` from normal images alone.
+
+    Returns:
+        Score from which on an image is called abnormal.
+
+    Raises:
+        ValueError: If the rule is unknown, or the validation images do not allow it.
+    """
+    check_rule(rule)
+    if rule == "best_f1":
+        return best_f1_threshold(scores, labels)
+    if isinstance(rule, str):
+        values = check_scores(scores)
+        return float((values.min() + values.max()) / 2)
+    ((name, target),) = rule.items()
+    if name == "sensitivity":
+        return sensitivity_threshold(scores, labels, target)
+    values, abnormal = check_labelled(scores, labels)
+    return normal_threshold(values[~abnormal], target)
+
+
+def check_rule(rule: str | Mapping[str, float]) -> None:
+    """Refuse an unknown rule: before a training rather than after it.
+
+    Args:
+        rule: As in :func:`choose_threshold`.
+
+    Raises:
+        ValueError: If it is none of those.
+    """
+    plain = [name for name in get_args(ThresholdRule) if name not in TARGETED]
+    if isinstance(rule, str) and rule in plain:
+        return
+    if isinstance(rule, Mapping) and len(rule) == 1:
+        ((name, target),) = rule.items()
+        if name in TARGETED and 0 < target < 1:
+            return
+    targeted = ", ".join(f"{{{name}: share}}" for name in TARGETED)
+    msg = f"threshold must be {', '.join(plain)}, or one of {targeted} with 0 < share < 1, got {rule!r}."
+    raise ValueError(msg)
 
 
 def best_f1_threshold(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:

@@ -22,6 +22,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from sklearn.metrics import roc_auc_score
 from torch.utils.data import DataLoader
 
+from anomalib_cxr.files import written_atomically
 from anomalib_cxr.imaging.progress import progress
 from anomalib_cxr.models import MultiResPatchSSL
 from anomalib_cxr.models.components.patch_search.reference_bank import ReferenceBank
@@ -71,8 +72,8 @@ class PatchAblation(Pipeline):
         model = MultiResPatchSSL.load_from_checkpoint(args.ckpt_path, map_location="cpu")
         table = ablate(cast("MultiResPatchSSL", model), datamodule, args.settings, args.weights)
         output = Path(args.output)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(output, index=False)
+        with written_atomically(output) as temporary:
+            table.to_csv(temporary, index=False)
         print(table.to_string(index=False, float_format="{:.3f}".format))
         print(f"The table is in {output}.")
 

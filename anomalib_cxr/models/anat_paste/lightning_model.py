@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import torch
 from anomalib.data import ImageBatch
@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import Transform
 
 from anomalib_cxr.anatomy import LungMasks, LungMethod
 from anomalib_cxr.augmentations import build_pasting, jitter_intensity
+from anomalib_cxr.checks import check_choice
 from anomalib_cxr.imaging.cache import ImageCache
 from anomalib_cxr.models.anat_paste.sheets import save_training_sheets
 from anomalib_cxr.models.anat_paste.torch_model import AnatPasteModel, Density
@@ -172,10 +173,7 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         self.keep_resolved(**vars(resolved))
         self.map_description = _MAPS[resolved.density]
         _require(0 <= color_jitter < 1, f"color_jitter must lie in [0, 1), not be {color_jitter}.")
-        _require(
-            lung_method in get_args(LungMethod),
-            f"lung_method must be one of {', '.join(get_args(LungMethod))}, not {lung_method!r}.",
-        )
+        check_choice("lung_method", lung_method, LungMethod)
         self.lung_method = lung_method
         self.color_jitter = color_jitter
         self.num_workers = num_workers

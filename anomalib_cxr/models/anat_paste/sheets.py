@@ -7,7 +7,9 @@ import torch
 from PIL import Image
 
 from anomalib_cxr.augmentations import Pasting
+from anomalib_cxr.files import written_atomically
 from anomalib_cxr.imaging import contact_sheet
+from anomalib_cxr.run_folder import LUNG_SHEET, PASTED_SHEET
 
 
 def save_training_sheets(
@@ -22,15 +24,19 @@ def save_training_sheets(
         pasting: The augmentation.
         seed: Seed of what is pasted.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     originals = _arrays(images)
     if lungs is not None:
         masks = [mask[0].numpy() for mask in lungs.cpu()]
-        Image.fromarray(contact_sheet(originals, masks=masks)).save(folder / "lungs.png")
+        _save(folder / LUNG_SHEET, contact_sheet(originals, masks=masks))
     pictures = list(originals)
     for pasted in pasting(images, lungs, torch.Generator().manual_seed(seed)):
         pictures += [*_arrays(pasted.image), *_arrays(pasted.mask)]
-    Image.fromarray(contact_sheet(pictures, columns=len(originals))).save(folder / "pasted.png")
+    _save(folder / PASTED_SHEET, contact_sheet(pictures, columns=len(originals)))
+
+
+def _save(path: Path, sheet: np.ndarray) -> None:
+    with written_atomically(path) as temporary:
+        Image.fromarray(sheet).save(temporary, format="PNG")
 
 
 def _arrays(images: torch.Tensor) -> list[np.ndarray]:

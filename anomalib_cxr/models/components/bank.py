@@ -7,6 +7,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from anomalib_cxr.distributed import gather_in_order
 from anomalib_cxr.models.components.step_training import StepTrainingMixin
 
 
@@ -98,12 +99,4 @@ class BankMixin(StepTrainingMixin):
         Returns:
             (n, …) rows of all, each image once, the same on every process.
         """
-        world = self.trainer.world_size
-        if world == 1:
-            return references
-        shares: list[Any] = [None] * world
-        torch.distributed.all_gather_object(shares, references.cpu())
-        joined = references.new_empty((sum(len(share) for share in shares), *references.shape[1:]))
-        for rank, share in enumerate(shares):
-            joined[rank::world] = share.to(references)
-        return joined
+        return gather_in_order(references)

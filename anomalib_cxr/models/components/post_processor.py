@@ -2,7 +2,7 @@
 
 import logging
 import math
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +11,11 @@ from anomalib.metrics import F1AdaptiveThreshold, MinMax
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 
-from anomalib_cxr.metrics.thresholds import normal_threshold, sensitivity_threshold
+from anomalib_cxr.checks import check_choice
+from anomalib_cxr.distributed import gather_ragged
+from anomalib_cxr.metrics.thresholds import TARGETED, ThresholdRule, choose_threshold
 
 logger = logging.getLogger(__name__)
-
-ThresholdRule = Literal["best_f1", "mid_range", "sensitivity", "false_positive_rate"]
-
-_TARGETED = ("sensitivity", "false_positive_rate")
 
 #: Steepness of the squashing at the threshold; at 4 the normal half of the validation scores fills about 0.1 … 0.5.
 _STEEPNESS = 4.0
@@ -71,13 +69,11 @@ class RankPreservingPostProcessor(PostProcessor):
         if not 0.0 < pixel_quantile < 1.0:
             msg = f"pixel_quantile must lie between 0 and 1, not be {pixel_quantile}."
             raise ValueError(msg)
-        if threshold_rule not in get_args(ThresholdRule):
-            msg = f"threshold_rule must be one of {', '.join(get_args(ThresholdRule))}, not {threshold_rule!r}."
-            raise ValueError(msg)
-        if threshold_rule not in _TARGETED and threshold_target is not None:
+        check_choice("threshold_rule", threshold_rule, ThresholdRule)
+        if threshold_rule not in TARGETED and threshold_target is not None:
             msg = f"threshold_target has no meaning for threshold_rule={threshold_rule}: leave it out."
             raise ValueError(msg)
-        if threshold_rule in _TARGETED and not 0.0 < (threshold_target or 0.0) < 1.0:
+        if threshold_rule in TARGETED and not 0.0 < (threshold_target or 0.0) < 1.0:
             msg = f"threshold_rule={threshold_rule} needs a threshold_target between 0 and 1, not {threshold_target}."
             raise ValueError(msg)
         super().__init__(
@@ -106,7 +102,7 @@ class RankPreservingPostProcessor(PostProcessor):
         """Take up the configuration of a checkpoint; one of version 0.1 decides as it did."""
         super().load_checkpoint_config(config)
         if "threshold_rule" in config and "includes_threshold" not in config:
-            self.includes_threshold = self.threshold_rule not in _TARGETED
+            self.includes_threshold = self.threshold_rule not in TARGETED
             if self.threshold_rule == "false_positive_rate":
                 logger.warning(
                     "This checkpoint's threshold is of version 0.1, which chose it too low for false_positive_rate=%s: "
@@ -121,7 +117,7 @@ class RankPreservingPostProcessor(PostProcessor):
         del trainer, pl_module, args, kwargs
         if outputs.gt_label is not None:
             self._image_threshold_metric.update(outputs)
-            if self.threshold_rule in _TARGETED and outputs.pred_score is not None:
+            if self.threshold_rule in TARGETED and outputs.pred_score is not None:
                 self._scores.append(outputs.pred_score.detach().float().flatten().cpu())
                 self._labels.append(outputs.gt_label.flatten().cpu())
         self._image_min_max_metric.update(outputs)
@@ -156,24 +152,19 @@ class RankPreservingPostProcessor(PostProcessor):
         if self._scores:
             scores, labels = torch.cat(self._scores), torch.cat(self._labels).bool()
             self._scores, self._labels = [], []
-            if trainer.world_size > 1:
-                scores, labels = _gather_ragged(scores), _gather_ragged(labels)
+            scores, labels = gather_ragged(scores), gather_ragged(labels)
             self._image_threshold.fill_(self._targeted_threshold(scores.numpy(), labels.numpy()))
         pixels = torch.cat(self._normal_pixels) if self._normal_pixels else torch.empty(0)
         self._normal_pixels = []
-        if trainer.world_size > 1:
-            pixels = _gather_ragged(pixels)
+        pixels = gather_ragged(pixels)
         if len(pixels):
             rank = min(len(pixels), int(self.pixel_quantile * len(pixels)) + 1)
             self._pixel_threshold.copy_(torch.kthvalue(pixels, rank).values)
-        del pl_module
+        del trainer, pl_module
 
     def _targeted_threshold(self, scores: np.ndarray, labels: np.ndarray) -> float:
         """Score from which on an image is abnormal, a number of the scores' own type."""
-        target = float(self.threshold_target or 0.0)
-        if self.threshold_rule == "sensitivity":
-            return sensitivity_threshold(scores, labels, target)
-        return normal_threshold(scores[~labels], target)
+        return choose_threshold(scores, labels, {self.threshold_rule: float(self.threshold_target or 0.0)})
 
     # ------------------------------------------------------------------ decisions, and then the normalised scale
 
@@ -261,9 +252,3 @@ def _cut(sensitivity: float, norm_min: torch.Tensor, norm_max: torch.Tensor, thr
     z = upper / (1.0 - abs(upper)) if abs(upper) < 1 else math.copysign(math.inf, upper)
     # Without ranges nothing is normalised, and values are compared as they are.
     return torch.where(torch.isnan(norm_min), 1.0 - float(sensitivity), centre + z * spread / _STEEPNESS)
-
-
-def _gather_ragged(values: torch.Tensor) -> torch.Tensor:
-    gathered: list[torch.Tensor] = [torch.empty(0)] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, values)
-    return torch.cat(gathered)

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import timm.optim
 import torch
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from anomalib_cxr.callbacks.checkpoint_choice import CheckpointChoice
 from anomalib_cxr.callbacks.freed_memory import KeepFreedMemory
 from anomalib_cxr.callbacks.heat_map_sheet import HeatMapSheet
+from anomalib_cxr.checks import check_choice
 from anomalib_cxr.models.components.optimizer import build_optimizer
 from anomalib_cxr.models.components.post_processor import RankPreservingPostProcessor
 from anomalib_cxr.models.components.schedule import validation_interval, warmup_cosine
@@ -172,11 +173,6 @@ class StepTrainingMixin(ScoringMixin):
             (not learning_rate > 0, f"learning_rate must be positive, not {learning_rate}."),
             (not weight_decay >= 0, f"weight_decay must be 0 or more, not {weight_decay}."),
             (warmup_steps < 0, f"warmup_steps must be 0 or more, not {warmup_steps}."),
-            (checkpoint not in get_args(Checkpoint), f"checkpoint must be 'best' or 'last', not {checkpoint!r}."),
-            (
-                lr_schedule not in get_args(Schedule),
-                f"lr_schedule must be 'cosine' or 'constant', not {lr_schedule!r}.",
-            ),
             (
                 optimizer.removeprefix("lookahead_") not in timm.optim.list_optimizers(),
                 f"optimizer must be one of timm's (timm.optim.list_optimizers()), not {optimizer!r}.",
@@ -184,6 +180,8 @@ class StepTrainingMixin(ScoringMixin):
         ):
             if wrong:
                 raise ValueError(message)
+        check_choice("checkpoint", checkpoint, Checkpoint)
+        check_choice("lr_schedule", lr_schedule, Schedule)
         self.seed = seed
         self.max_steps = max_steps
         self.steps_per_epoch = validation_interval(max_steps, steps_per_epoch, default_steps_per_epoch)

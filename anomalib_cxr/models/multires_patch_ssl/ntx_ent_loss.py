@@ -5,6 +5,8 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
 
+from anomalib_cxr.distributed import gather_with_gradient, world_size
+
 
 class NTXentLoss(nn.Module):
     r"""Normalised temperature-scaled cross-entropy.
@@ -75,11 +77,11 @@ class NTXentLoss(nn.Module):
         dtype = torch.promote_types(first.dtype, torch.float32)
         first, second = F.normalize(first.to(dtype), dim=1), F.normalize(second.to(dtype), dim=1)
         all_first, all_second, start = first, second, 0
-        if self.gather and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            all_first, all_second = _gather(first), _gather(second)
+        if self.gather and world_size() > 1:
+            all_first, all_second = gather_with_gradient(first), gather_with_gradient(second)
             start = dist.get_rank() * n
             if image_index is not None:
-                image_index = _gather(image_index)
+                image_index = gather_with_gradient(image_index)
 
         total = len(all_first)
         candidates = torch.cat((all_first, all_second))
@@ -96,24 +98,3 @@ class NTXentLoss(nn.Module):
             ignored |= image[anchors, None] == image[None]
             ignored.scatter_(1, positives[:, None], False)
         return F.cross_entropy(logits.masked_fill(ignored, float("-inf")), positives)
-
-
-class _AllGather(torch.autograd.Function):
-    """Concatenate a tensor over processes; the gradient of each part is summed over processes and sent home."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, tensor: Tensor) -> Tensor:
-        parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, tensor.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grad: Tensor) -> Tensor:
-        total = grad[0].contiguous().clone()
-        dist.all_reduce(total)
-        return total.chunk(dist.get_world_size())[dist.get_rank()]
-
-
-def _gather(tensor: Tensor) -> Tensor:
-    """Concatenation over processes, in order of rank."""
-    return _AllGather.apply(tensor)

@@ -30,9 +30,22 @@ from lightning.pytorch import seed_everything
 
 from anomalib_cxr import __version__
 from anomalib_cxr.callbacks.run_record import write_json
-from anomalib_cxr.metrics.predictions import FILE_NAME, VALIDATION_FILE_NAME, read_predictions
+from anomalib_cxr.metrics.predictions import read_predictions
 from anomalib_cxr.models.components.step_training import StepTrainingMixin
-from anomalib_cxr.pipelines.cross_validation.plan import CONFIG, DONE, FITTED, LAST_FOLDER, METRICS, read_json
+from anomalib_cxr.pipelines.cross_validation.plan import read_json
+from anomalib_cxr.run_folder import (
+    CHECKPOINTS,
+    CONFIG,
+    DONE,
+    FITTED,
+    LAST_CHECKPOINT,
+    LAST_FOLDER,
+    METRICS,
+    MODEL_CHECKPOINT,
+    PREDICTIONS,
+    VALIDATION_PREDICTIONS,
+    WEIGHTS,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -63,13 +76,13 @@ def run_job(folder: Path) -> None:
         logger.info("The training was complete: only the test is run.")
         metrics = engine.test(model, datamodule=datamodule, ckpt_path=fitted["chosen"])
     _keep_metrics(folder, metrics)
-    last = folder / "weights" / "lightning" / "last.ckpt"
+    last = folder / CHECKPOINTS / LAST_CHECKPOINT
     if isinstance(model, StepTrainingMixin) and last.is_file():
         engine, model, datamodule = _prepare(folder, folder / LAST_FOLDER, "--model.visualizer=false")
         _keep_metrics(folder / LAST_FOLDER, engine.test(model, datamodule=datamodule, ckpt_path=last))
     for place in (folder, folder / LAST_FOLDER) if last.is_file() else (folder,):
-        read_predictions(place / FILE_NAME)
-        read_predictions(place / VALIDATION_FILE_NAME)
+        read_predictions(place / PREDICTIONS)
+        read_predictions(place / VALIDATION_PREDICTIONS)
     versions = {"anomalib_cxr": __version__, "torch": torch.__version__}
     write_json(folder / DONE, {"fit_seconds": fitted["seconds"], "versions": versions})
 
@@ -92,8 +105,7 @@ def _prepare(folder: Path, output: Path, *arguments: str) -> tuple[Any, Any, Any
 
 def _resume_from(folder: Path, model: Any) -> Path | None:
     """Checkpoint to go on from; None to start, with the leftovers of a start before cleared away."""
-    weights = folder / "weights"
-    checkpoint = weights / "lightning" / "model.ckpt"
+    checkpoint = folder / CHECKPOINTS / MODEL_CHECKPOINT
     if isinstance(model, StepTrainingMixin) and checkpoint.is_file():
         try:
             with anomalib_safe_globals(extra=model.checkpoint_safe_globals()):
@@ -103,7 +115,7 @@ def _resume_from(folder: Path, model: Any) -> Path | None:
         else:
             logger.info("Going on from step %d.", step)
             return checkpoint
-    shutil.rmtree(weights, ignore_errors=True)
+    shutil.rmtree(folder / WEIGHTS, ignore_errors=True)
     return None
 
 

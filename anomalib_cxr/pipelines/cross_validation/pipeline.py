@@ -9,9 +9,11 @@ from anomalib.pipelines.components.base.runner import Runner
 from filelock import FileLock, Timeout
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
+from anomalib_cxr.files import write_text, written_atomically
+from anomalib_cxr.metrics.thresholds import check_rule
 from anomalib_cxr.pipelines.cross_validation.plan import plan_jobs
 from anomalib_cxr.pipelines.cross_validation.runner import is_done, run_jobs
-from anomalib_cxr.pipelines.cross_validation.table import check_rule, evaluate_jobs, make_tables, to_markdown
+from anomalib_cxr.pipelines.cross_validation.table import evaluate_jobs, make_tables, to_markdown
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,8 @@ class CrossValidate(Pipeline):
                 "--threshold",
                 type=str | dict[str, float],
                 default="best_f1",
-                help="On validation: best_f1, {sensitivity: s}, or {false_positive_rate: f} from normal images alone.",
+                help="On validation: best_f1, mid_range, {sensitivity: s}, or {false_positive_rate: f} from normal "
+                "images alone.",
             )
             parser.add_argument("--draws", type=int, default=2000, help="Draws of the bootstrap over patients.")
             parser.add_argument("--level", type=float, default=0.95, help="Level of the intervals.")
@@ -95,10 +98,11 @@ class CrossValidate(Pipeline):
                 if evaluated:
                     planned = Counter((job.data, job.model) for job in jobs)
                     single, table = make_tables(evaluated, planned, args.draws, args.level)
-                    single.to_csv(results / "jobs.csv", index=False)
-                    table.to_csv(results / "table.csv", index=False)
+                    for name, content in (("jobs.csv", single), ("table.csv", table)):
+                        with written_atomically(results / name) as temporary:
+                            content.to_csv(temporary, index=False)
                     text = f"{to_markdown(table, args.threshold, args.draws, args.level)}\n\n{text}".rstrip()
-                    (results / "table.md").write_text(f"{text}\n", encoding="utf-8")
+                    write_text(results / "table.md", f"{text}\n")
                 print(text)
         except Timeout as error:
             msg = f"another cross-validation is at work in {results}."

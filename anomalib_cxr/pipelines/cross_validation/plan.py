@@ -14,11 +14,6 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-CONFIG, FITTED, METRICS, DONE, LOG = "job.yaml", "fitted.json", "test_metrics.json", "done.json", "log.txt"
-"""Files of a job's folder, in the order of their coming."""
-LAST_FOLDER = "last"
-"""Folder in it of the predictions by the last weights."""
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _DATA_KEYS = {"class_path", "init_args"}
 _MODEL_KEYS = {"class_path", "init_args", "trainer", "data"}

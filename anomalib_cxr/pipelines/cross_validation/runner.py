@@ -13,25 +13,14 @@ from pathlib import Path
 
 import yaml
 
-from anomalib_cxr.pipelines.cross_validation.plan import (
-    CONFIG,
-    DONE,
-    FITTED,
-    LAST_FOLDER,
-    LOG,
-    METRICS,
-    CrossValidationJob,
-    PlanError,
-    read_json,
-)
+from anomalib_cxr.cores import available_cores
+from anomalib_cxr.files import write_text
+from anomalib_cxr.pipelines.cross_validation.plan import CrossValidationJob, PlanError, read_json
+from anomalib_cxr.run_folder import CONFIG, DONE, JOB_FOLDER, LOG
 
 logger = logging.getLogger(__name__)
 
 _COMMAND = (sys.executable, "-m", "anomalib_cxr.pipelines.cross_validation.job")
-_LEFTOVERS = (
-    FITTED, METRICS, DONE, "predictions.csv", "predictions_val.csv", "run.json", "images", "weights", "sheets",
-    LAST_FOLDER, LOG,
-)  # fmt: skip
 
 
 def is_done(job: CrossValidationJob, results: Path) -> bool:
@@ -125,11 +114,11 @@ def _run_job(
 ) -> str | None:
     """Run one job; the reason if it fails."""
     if not _has_config(job, folder):
-        for name in _LEFTOVERS:  # of another configuration
+        for name in JOB_FOLDER:  # of another configuration
             path = folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(f"# {job.digest}\n{yaml.safe_dump(job.config, sort_keys=False)}", encoding="utf-8")
+    write_text(folder / CONFIG, f"# {job.digest}\n{yaml.safe_dump(job.config, sort_keys=False)}")
     log_path = folder / LOG
     with log_path.open("ab") as log:
         # The open pipe is how the job knows that this process lives.
@@ -166,8 +155,7 @@ def _environment(slot: int, parallel: int) -> dict[str, str]:
     if len(visible) > 1:
         environment["CUDA_VISIBLE_DEVICES"] = visible[slot % len(visible)]
     if parallel > 1:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // parallel)))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // parallel)))
     return environment
 
 

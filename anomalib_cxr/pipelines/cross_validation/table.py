@@ -12,16 +12,15 @@ from anomalib_cxr.metrics.bootstrap import Run, bootstrap_intervals
 from anomalib_cxr.metrics.findings import patients_or_images
 from anomalib_cxr.metrics.image_level import image_metrics
 from anomalib_cxr.metrics.predictions import (
-    FILE_NAME,
-    VALIDATION_FILE_NAME,
     PredictionsError,
     check_apart,
     check_same_images,
     read_predictions,
 )
-from anomalib_cxr.metrics.thresholds import best_f1_threshold, normal_threshold, sensitivity_threshold
-from anomalib_cxr.pipelines.cross_validation.plan import LAST_FOLDER, METRICS, CrossValidationJob, read_json
+from anomalib_cxr.metrics.thresholds import choose_threshold
+from anomalib_cxr.pipelines.cross_validation.plan import CrossValidationJob, read_json
 from anomalib_cxr.pipelines.cross_validation.runner import read_done
+from anomalib_cxr.run_folder import LAST_FOLDER, METRICS, PREDICTIONS, VALIDATION_PREDICTIONS
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +28,6 @@ SHOWN = ("AUROC", "AUPR", "F1", "accuracy", "precision", "sensitivity", "specifi
 """Metrics of the table, in order."""
 
 BEST, LAST = "best by validation labels", "last"
-_RULES = {"sensitivity", "false_positive_rate"}
 
 
 class Evaluated(NamedTuple):
@@ -43,47 +41,6 @@ class Evaluated(NamedTuple):
     pixel_values: dict[str, float]
 
 
-def choose_threshold(validation: pd.DataFrame, rule: str | Mapping[str, float]) -> float:
-    """Choose a threshold on raw validation scores.
-
-    Args:
-        validation: Predictions of the validation images.
-        rule: ``"best_f1"``, ``{"sensitivity": s}``, or ``{"false_positive_rate": f}`` from normal images alone.
-
-    Returns:
-        Raw score from which on an image is called abnormal.
-
-    Raises:
-        ValueError: If the rule is unknown, or the validation images do not allow it.
-    """
-    check_rule(rule)
-    scores, abnormal = validation["raw_score"].to_numpy(), (validation["label"] == "abnormal").to_numpy()
-    if isinstance(rule, str):
-        return best_f1_threshold(scores, abnormal)
-    if "sensitivity" in rule:
-        return sensitivity_threshold(scores, abnormal, rule["sensitivity"])
-    return normal_threshold(scores[~abnormal], rule["false_positive_rate"])
-
-
-def check_rule(rule: str | Mapping[str, float]) -> None:
-    """Refuse an unknown rule: before the first job rather than after the last.
-
-    Args:
-        rule: As in :func:`choose_threshold`.
-
-    Raises:
-        ValueError: If it is none of those.
-    """
-    if rule == "best_f1":
-        return
-    if isinstance(rule, Mapping) and len(rule) == 1 and set(rule) <= _RULES and 0 < next(iter(rule.values())) < 1:
-        return
-    msg = (
-        f"threshold must be best_f1, {{sensitivity: s}} or {{false_positive_rate: f}} with 0 < s, f < 1, got {rule!r}."
-    )
-    raise ValueError(msg)
-
-
 def evaluate_jobs(
     jobs: Sequence[CrossValidationJob], results: Path, rule: str | Mapping[str, float] = "best_f1"
 ) -> tuple[list[Evaluated], dict[str, str]]:
@@ -92,7 +49,7 @@ def evaluate_jobs(
     Args:
         jobs: Jobs that are done.
         results: Folder of the results.
-        rule: How thresholds are chosen, see :func:`choose_threshold`.
+        rule: How thresholds are chosen, see :func:`~anomalib_cxr.metrics.thresholds.choose_threshold`.
 
     Returns:
         What could be evaluated, twice for a model that chose its checkpoint by labels (with the chosen and with the
@@ -103,18 +60,18 @@ def evaluate_jobs(
     for job in jobs:
         folder = results / job.name
         places = [(folder, LAST)]
-        if (folder / LAST_FOLDER / FILE_NAME).is_file():
+        if (folder / LAST_FOLDER / PREDICTIONS).is_file():
             places = [(folder, BEST), (folder / LAST_FOLDER, LAST)]
         for place, checkpoint in places:
             try:
-                test = read_predictions(place / FILE_NAME)
+                test = read_predictions(place / PREDICTIONS)
                 name, other = first.setdefault((job.data, job.fold), (job.name, test))
                 check_same_images(other, test, name, job.name)
-                validation = read_predictions(place / VALIDATION_FILE_NAME)
+                validation = read_predictions(place / VALIDATION_PREDICTIONS)
                 check_apart(validation, test)
                 _check_labelled(validation, "validation")
                 _check_labelled(test, "test")
-                threshold = choose_threshold(validation, rule)
+                threshold = choose_threshold(validation["raw_score"], validation["label"] == "abnormal", rule)
                 run = Run(test["raw_score"], test["label"] == "abnormal", patients_or_images(test), threshold)
                 values = image_metrics(run.scores, run.labels, threshold)
                 pixel_values = _pixel_values(place / METRICS)

@@ -15,7 +15,7 @@ from anomalib_cxr.metrics.delong import DeLongTest, delong_test
 from anomalib_cxr.metrics.findings import finding_table, patients_or_images
 from anomalib_cxr.metrics.image_level import image_metrics
 from anomalib_cxr.metrics.predictions import PredictionsError, check_same_images
-from anomalib_cxr.pipelines.cross_validation.table import choose_threshold
+from anomalib_cxr.metrics.thresholds import choose_threshold
 from anomalib_cxr.pipelines.report.runs import FinishedRun
 
 logger = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ def _operating_point(
         raise ValueError
     validation = validation[validation["label"] != ""]
     try:
-        threshold = choose_threshold(validation, rule)
+        threshold = choose_threshold(validation["raw_score"], validation["label"] == "abnormal", rule)
     except ValueError as error:
         return OperatingPoint(name, None, str(error), {}, {}, {})
     on_validation, on_test = _run(validation, threshold), _run(labelled, threshold)

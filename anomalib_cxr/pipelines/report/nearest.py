@@ -14,6 +14,7 @@ from PIL import Image
 from anomalib_cxr.data import RadiographDataModule
 from anomalib_cxr.imaging import contact_sheet
 from anomalib_cxr.pipelines.report.runs import FinishedRun
+from anomalib_cxr.run_folder import CHECKPOINTS, MODEL_CHECKPOINT
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def nearest_patches(run: FinishedRun, images: Sequence[str]) -> list[tuple[str, 
     """
     from anomalib_cxr.models import MultiResPatchSSL
 
-    checkpoint = run.home / "weights" / "lightning" / "model.ckpt"
+    checkpoint = run.home / CHECKPOINTS / MODEL_CHECKPOINT
     if run.config_path is None or not checkpoint.is_file():
         msg = f"the run left no {'configuration' if run.config_path is None else 'weights/lightning/model.ckpt'}."
         raise ValueError(msg)

@@ -11,11 +11,9 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
 from anomalib_cxr.metrics.predictions import PICTURE
+from anomalib_cxr.run_folder import PICTURES
 
 logger = logging.getLogger(__name__)
-
-IMAGES = "images"
-"""Folder of a run's heat-map pictures."""
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 _QUALITY = 72
@@ -46,9 +44,9 @@ def _match_by_name(folder: Path, images: Sequence[str]) -> tuple[dict[str, Path]
     neither has one.
     """
     by_name: dict[str, list[tuple[tuple[str, ...], Path]]] = defaultdict(list)
-    for path in sorted((folder / IMAGES).rglob("*")):
+    for path in sorted((folder / PICTURES).rglob("*")):
         if path.suffix.lower() in _SUFFIXES and path.is_file():
-            by_name[path.name].append((path.relative_to(folder / IMAGES).parts, path))
+            by_name[path.name].append((path.relative_to(folder / PICTURES).parts, path))
     chosen: dict[str, Path] = {}
     owners: dict[Path, list[str]] = defaultdict(list)
     for image in images:

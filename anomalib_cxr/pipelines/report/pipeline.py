@@ -1,8 +1,6 @@
 """`anomalib report`: one self-contained HTML file from the predictions and pictures of finished runs."""
 
 import logging
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,15 +9,17 @@ from anomalib.pipelines.components.base import Pipeline
 from anomalib.pipelines.components.base.runner import Runner
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
+from anomalib_cxr.files import write_bytes
 from anomalib_cxr.pipelines.report.evaluation import ALL_PAIRS, Bootstrap, Evaluation, evaluate_run, gallery
 from anomalib_cxr.pipelines.report.nearest import nearest_patches
 from anomalib_cxr.pipelines.report.page import Pictures, make_page
 from anomalib_cxr.pipelines.report.pictures import data_uri, encode, match_pictures
 from anomalib_cxr.pipelines.report.runs import FinishedRun, find_runs
+from anomalib_cxr.run_folder import HEAT_MAP_SHEET, LUNG_SHEET, SHEETS
 
 logger = logging.getLogger(__name__)
 
-_SHEETS = {"lungs.png": "Lungs of the first training images", "heat_maps.png": "Heat maps of some test images"}
+_SHEETS = {LUNG_SHEET: "Lungs of the first training images", HEAT_MAP_SHEET: "Heat maps of some test images"}
 
 
 class Report(Pipeline):
@@ -151,7 +151,7 @@ def make_report(
     evaluations = [evaluate_run(run, sensitivity, false_positive_rate, bootstrap) for run in runs]
     pictures = _pictures(evaluations, shown, max_mb, nearest)
     text = make_page(title, evaluations, pictures, broken, bootstrap, shown, reference)
-    _write(Path(output), text.encode("utf-8", "replace"))
+    write_bytes(output, text.encode("utf-8", "replace"))
     print(f"{output}: {len(runs)} runs, {Path(output).stat().st_size / 1e6:.1f} MB")
     return broken
 
@@ -166,7 +166,8 @@ def _pictures(evaluations: Sequence[Evaluation], shown: int, max_mb: float, near
         if run.is_last:
             continue
         for name, title in _SHEETS.items():
-            uri = data_uri(run.folder / "sheets" / name, 900) if (run.folder / "sheets" / name).is_file() else None
+            sheet = run.folder / SHEETS / name
+            uri = data_uri(sheet, 900) if sheet.is_file() else None
             if uri is not None and len(uri) <= left:
                 pictures[one.name].sheets[title] = uri
                 left -= len(uri)
@@ -218,17 +219,3 @@ def _nearest(one: Evaluation, count: int, pictures: Pictures) -> list[tuple[str,
         logger.warning("%s: nearest normal patches cannot be shown: %s", one.name, error)
         return []
     return [(image, encode(sheet, 700), text) for image, sheet, text in found]
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write atomically: a killed run leaves the old report or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

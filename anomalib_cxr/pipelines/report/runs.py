@@ -11,17 +11,20 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from anomalib_cxr.callbacks.run_record import RECORD_NAME, RunRecordError, read_record
-from anomalib_cxr.metrics.predictions import (
-    FILE_NAME,
-    VALIDATION_FILE_NAME,
-    PredictionsError,
-    check_apart,
-    read_predictions,
+from anomalib_cxr.callbacks.run_record import RunRecordError, read_record
+from anomalib_cxr.metrics.predictions import PredictionsError, check_apart, read_predictions
+from anomalib_cxr.run_folder import (
+    CONFIG,
+    DONE,
+    LAST_FOLDER,
+    LOG,
+    PREDICTIONS,
+    RECORD,
+    STOCK_CONFIG,
+    VALIDATION_PREDICTIONS,
 )
-from anomalib_cxr.pipelines.cross_validation.plan import DONE, LAST_FOLDER, LOG
 
-CONFIGS = ("job.yaml", "config.yaml")
+CONFIGS = (CONFIG, STOCK_CONFIG)
 """Configuration of a run: a cross-validation's, or the one that Anomalib's command line leaves."""
 
 _LUNGS = re.compile(r"Lung masks of \d+ images at .*?fallbacks used: [^\r\n]*")
@@ -82,7 +85,7 @@ class FinishedRun:
     @property
     def has_record(self) -> bool:
         """Whether there is a ``run.json``, be it broken."""
-        return (self.folder / RECORD_NAME).exists()
+        return (self.folder / RECORD).exists()
 
     @property
     def training(self) -> dict[str, Any]:
@@ -140,12 +143,12 @@ def find_runs(results: Sequence[str | Path]) -> tuple[list[FinishedRun], dict[st
             raise PredictionsError(msg)
         for here, below, files in os.walk(root):
             below.sort()
-            if FILE_NAME in files:
+            if PREDICTIONS in files:
                 path = Path(here)
                 parts = path.relative_to(root).parts
                 places.setdefault(path, "/".join((root.name, *parts) if len(results) > 1 or not parts else parts))
     if not places:
-        msg = f"There is no {FILE_NAME} in {', '.join(map(str, results))}: a test or predict run writes it."
+        msg = f"There is no {PREDICTIONS} in {', '.join(map(str, results))}: a test or predict run writes it."
         raise PredictionsError(msg)
     runs, broken = [], {}
     taken: set[str] = set()
@@ -160,21 +163,21 @@ def find_runs(results: Sequence[str | Path]) -> tuple[list[FinishedRun], dict[st
 
 
 def _read(name: str, folder: Path) -> FinishedRun:
-    test = read_predictions(folder / FILE_NAME)
+    test = read_predictions(folder / PREDICTIONS)
     validation, problem = None, ""
-    path = folder / VALIDATION_FILE_NAME
+    path = folder / VALIDATION_PREDICTIONS
     if not path.is_file():
-        problem = f"the run left no {VALIDATION_FILE_NAME}"
+        problem = f"the run left no {VALIDATION_PREDICTIONS}"
     else:
         validation = read_predictions(path)
         try:
             check_apart(validation, test)
         except PredictionsError as error:
             validation, problem = None, str(error).removesuffix(".")
-    is_last = folder.name == LAST_FOLDER and (folder.parent / FILE_NAME).is_file()
+    is_last = folder.name == LAST_FOLDER and (folder.parent / PREDICTIONS).is_file()
     record, record_problem = {}, ""
     try:
-        record = read_record(folder / RECORD_NAME)
+        record = read_record(folder / RECORD)
     except RunRecordError as error:
         record_problem = str(error)
     home = folder.parent if is_last else folder
