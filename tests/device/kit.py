@@ -4,10 +4,10 @@
 
 Needs the package, torch and lightning, and ZhangLab's folder; films are drawn where ``--root`` is left out. Parts:
 
-a. Every detector of the package trains for 20 steps in float32, in bf16-mixed, with and without resident films, resumes,
-   builds its bank, predicts, and exports from the device; its scores are compared with the CPU's.
-b. Times of AnatPaste's step at 256² (64 + 64 images) and of SimCLR's with ResNet-50, whole and in parts, beside the bare
-   networks.
+a. Every detector of the package trains for 20 steps in float32, in bf16-mixed, with and without resident films,
+   resumes, builds its bank, predicts, and exports from the device; its scores are compared with the CPU's.
+b. Times of AnatPaste's step at 256² (64 + 64 images) and of SimCLR's with ResNet-50, whole and in parts, beside the
+   bare networks.
 c. AnatPaste's paper recipe with its schedule cut to the time that is left, and its figures on the test split.
 
 ``--tiny`` does the same at the size of a test. Everything is printed and kept in ``report.json``.
@@ -23,7 +23,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ class Kit:
         start = time.monotonic()
         try:
             yield
-        except Exception:
+        except Exception:  # noqa: BLE001 - one failure must not cost the rest of the machine's time
             self.found["failed"].append(name)
             self.say(f"FAILED {name}", traceback.format_exc())
         finally:
@@ -189,10 +189,8 @@ def _resumed(kit: Kit, detector: type[Any]) -> float:
         kit.engine(f"whole_{name}").fit(whole, datamodule=kit.data(16, drawn=True))
         broken = small(detector, kit.tiny, checkpoint="last")
         engine = kit.engine(f"broken_{name}", callbacks=[_StopAfterFirstEpoch()])
-        try:
+        with suppress(_Stopped):
             engine.fit(broken, datamodule=kit.data(16, drawn=True))
-        except _Stopped:
-            pass
         half = next((kit.work / f"broken_{name}").rglob("model.ckpt"))
         resumed = small(detector, kit.tiny, checkpoint="last")
         kit.engine(f"resumed_{name}").fit(resumed, datamodule=kit.data(16, drawn=True), ckpt_path=half)
@@ -302,17 +300,6 @@ def _anatpaste_times(kit: Kit, batch: int, side: int, precision: str) -> dict[st
     found = {name: round(1000 * seconds_of(kit, step), 2) for name, step in times.items()}
     found |= _step_in_a_fit(kit, {"preset": "paper", "image_size": side}, "bf16-mixed" if mixed else "32-true")
     return found
-
-
-class _StepTimes(Callback):
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def on_train_batch_end(self, *args: Any) -> None:
-        del args
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.ends.append(time.perf_counter())
 
 
 class _FitTime(Callback):

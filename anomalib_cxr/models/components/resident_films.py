@@ -109,7 +109,7 @@ def _one_channel(image: Tensor) -> Tensor:
 
 
 def _narrow(images: Tensor) -> Tensor:
-    """The same numbers in 8 or 16 bits, if there are such; int16 holds the unsigned 16 bits, which PyTorch can index."""
+    """The same numbers in 8 or 16 bits, if there are such; int16, which PyTorch can index, holds unsigned bits."""
     whole = images.mul(255).round()
     if torch.equal(whole.mul(1 / 255), images):
         return whole.to(torch.uint8)

@@ -336,9 +336,10 @@ class StepTrainingMixin(ScoringMixin):
             return None
         if self.films_in_memory is None:
             batches = self.trainer.accumulate_grad_batches * self.max_steps
-            size = tuple(plain[0].image.shape[-2:])
+            first: Any = plain[0]
+            height, width = first.image.shape[-2:]
             pays = batches * datamodule.train_batch_size >= 2 * len(dataset)
-            if not pays or not has_room(len(dataset), size, self.device):
+            if not pays or not has_room(len(dataset), (height, width), self.device):
                 return None
         films = ResidentFilms(plain, self.device, datamodule.eval_batch_size, datamodule.num_workers)
         logger.info("%d training films are kept in memory (%s, %s).", len(films), films.films.dtype, self.device)
