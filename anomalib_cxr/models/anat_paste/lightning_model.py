@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Transform
 
 from anomalib_cxr.anatomy import LungMasks, LungMethod
-from anomalib_cxr.augmentations import build_pasting, jitter_intensity
+from anomalib_cxr.augmentations import PastingVariant, build_pasting, jitter_intensity
 from anomalib_cxr.checks import check_choice
 from anomalib_cxr.imaging.cache import ImageCache
 from anomalib_cxr.models.anat_paste.sheets import save_training_sheets
@@ -27,8 +27,6 @@ from anomalib_cxr.models.components.presets import resolve_preset
 from anomalib_cxr.models.components.step_order import seeded
 
 logger = logging.getLogger(__name__)
-
-Variant = Literal["anatpaste", "cutpaste_normal", "cutpaste_scar", "cutpaste_3way", "cutpaste_union"]
 
 #: What ``preset`` sets; an argument given by the user wins. "paper" is Sato et al.'s setting, the others are ours.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -119,10 +117,10 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         image_size: int | None = None,
         max_steps: int | None = None,
         steps_per_epoch: int | None = None,
-        variant: Variant = "anatpaste",
+        variant: PastingVariant = "anatpaste",
         segmentation: bool = True,
         blur: bool = True,
-        lung_method: Literal["shape", "otsu"] = "shape",
+        lung_method: LungMethod = "shape",
         color_jitter: float = 0.1,
         backbone: str = "resnet18",
         pre_trained: bool = False,
