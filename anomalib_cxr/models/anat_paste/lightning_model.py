@@ -96,6 +96,8 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         checkpoint: ``"best"`` by AUROC on the labelled validation split (the paper's way) or ``"last"``.
         seed: Seed of weights, order and augmentations.
         num_workers: Processes for the lung masks; ``None`` takes all cores.
+        films_in_memory: Keep the training films in memory at the model's size, on the device; the numbers are the same.
+            None does so where it pays and fits.
         pre_processor: As in Anomalib; the default resizes to ``image_size``.
         post_processor: As in Anomalib; the default keeps ranks.
         evaluator: As in Anomalib; the default adds AUROC on validation.
@@ -137,6 +139,7 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         checkpoint: Literal["best", "last"] = "best",
         seed: int = 0,
         num_workers: int | None = None,
+        films_in_memory: bool | None = None,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -169,6 +172,7 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
             weight_decay=weight_decay,
             lr_schedule=lr_schedule,
             warmup_steps=warmup_steps,
+            films_in_memory=films_in_memory,
         )
         self.keep_resolved(**vars(resolved))
         self.map_description = _MAPS[resolved.density]
