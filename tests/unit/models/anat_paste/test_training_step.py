@@ -226,7 +226,7 @@ def test_the_schedule_asked_for_is_the_one_given(schedule: str, warmup: int) -> 
     assert found == pytest.approx([0.5 * (s + 1) / 3 for s in range(warmup)] + full)
 
 
-def test_residual_branches_start_open_as_in_the_published_code() -> None:
+def test_residual_branches_start_open() -> None:
     for preset in ("laptop", "paper", "best"):
         model = AnatPaste(preset=preset, num_workers=0)
         norms = [module for module in model.model.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
