@@ -87,8 +87,8 @@ class LungMasks:
             paths: Image files; a path that comes twice is segmented once.
             size: Height and width of the masks, at least 16.
             method: ``"shape"`` or ``"otsu"``, see :func:`~anomalib_cxr.anatomy.segment_lungs`.
-            bits: Stored depth of each image as :func:`~anomalib_cxr.imaging.read_radiograph` takes it, None where the file
-                tells; None for all.
+            bits: Stored depth of each image as :func:`~anomalib_cxr.imaging.read_radiograph` takes it, None where the
+                file tells; None for all.
             num_workers: Worker processes; 0 stays in this process, None takes up to 8, or none for a few images.
             cache_dir: Folder that keeps masks between runs, or None. Masks there are found by the content of the image
                 file, so a changed file is segmented anew. Several processes may share it. Damaged files are replaced.

@@ -196,7 +196,11 @@ class RadiographTable(TableDataModule):
                 unlabelled[image.rpartition("/")[0] or "."] += 1
                 continue
             rows.append((image, labels.pop(), splits.pop() if splits else ""))
-        for what, number in (("files are no images", scan.ignored), ("folder links lead in a circle", len(scan.loops))):
+        for what, number in (
+            ("files are no images", scan.ignored),
+            ("folders are hidden", len(scan.hidden)),
+            ("folder links lead to folders listed already", len(scan.loops)),
+        ):
             if number:
                 logger.info("RadiographTable: %d %s and are ignored", number, what)
         if not rows:

@@ -173,7 +173,7 @@ def _list_class(root: Path, part: str, name: str, optional: bool = False) -> lis
     if scan.ignored:
         logger.info("ZhangLab: %d files in %s are no images and ignored", scan.ignored, folder)
     if scan.loops:
-        logger.warning("ZhangLab: %d folder links in %s lead in a circle and are ignored", len(scan.loops), folder)
+        logger.warning("ZhangLab: %d folder links in %s lead to folders listed already", len(scan.loops), folder)
     if not scan.images and not optional:
         msg = f"ZhangLab: the class folder {folder} holds no images"
         raise ValueError(msg)

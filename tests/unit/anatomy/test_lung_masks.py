@@ -224,7 +224,7 @@ def test_stored_depths_are_those_of_the_table(paths, tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == before + 5
     with pytest.raises(ValueError, match="a stored depth for each path, got 1 for 5"):
         compute(films, bits=[12])
-    with pytest.raises(ValueError, match="two stored depths for .*, 12 and 10"):
+    with pytest.raises(ValueError, match=r"two stored depths for .*, 12 and 10"):
         compute([films[0], films[0]], bits=[12, 10])
 
 
