@@ -30,7 +30,7 @@ def _films(root: Path) -> PhantomCXR:
 
 
 def _everything(model: Any, images: torch.Tensor, paths: list[str], loader: list[Any]) -> dict[str, torch.Tensor]:
-    """Loss and gradients of a step, the bank, scores and maps; on the CPU."""
+    """Loss and gradients of a step, and the scores and maps that a new bank gives; on the CPU."""
     found: dict[str, torch.Tensor] = {}
     model.train()
     model.zero_grad()
@@ -44,7 +44,6 @@ def _everything(model: Any, images: torch.Tensor, paths: list[str], loader: list
     with torch.no_grad():
         model.build_bank(loader)
         predictions = model.model(images)
-    found |= {f"buffer {name}": each for name, each in model.named_buffers()}
     found |= {"score": predictions.pred_score, "map": predictions.anomaly_map}
     return {name: tensor.cpu().clone() for name, tensor in found.items()}
 

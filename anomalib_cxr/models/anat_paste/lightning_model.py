@@ -18,6 +18,7 @@ from torchvision.transforms.v2 import Transform
 from anomalib_cxr.anatomy import LungMasks, LungMethod
 from anomalib_cxr.augmentations import PastingVariant, build_pasting, jitter_intensity
 from anomalib_cxr.checks import check_choice
+from anomalib_cxr.data.tables import stored_depths
 from anomalib_cxr.imaging.cache import ImageCache
 from anomalib_cxr.models.anat_paste.sheets import save_training_sheets
 from anomalib_cxr.models.anat_paste.torch_model import AnatPasteModel, Density
@@ -228,6 +229,7 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
             paths,
             size=(size[0], size[1]),
             method=self.lung_method,
+            bits=stored_depths(train_data.samples),
             num_workers=self.num_workers,
             cache_dir=image_cache.folder / "lung_masks" if image_cache else None,
         )
