@@ -87,8 +87,8 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         bandwidth: Of the kernel density.
         fine_map: Average the heat map over shifts by half a cell: four passes an image instead of one, and a map that
             says more precisely where (ours). None: with ``preset="laptop"`` and a kernel density.
-        optimizer: Any optimiser name of timm (``timm.optim.list_optimizers()``). The paper's is ``"momentum"``, SGD with
-            classical momentum; timm's ``"sgd"`` is Nesterov's.
+        optimizer: Any optimiser name of timm (``timm.optim.list_optimizers()``). The paper's is ``"momentum"``, SGD
+            with classical momentum; timm's ``"sgd"`` is Nesterov's.
         learning_rate: Peak learning rate.
         momentum: For optimisers that have one; 0 is plain gradient descent.
         weight_decay: Weight decay.
