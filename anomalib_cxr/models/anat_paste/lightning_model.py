@@ -86,9 +86,10 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         bandwidth: Of the kernel density.
         fine_map: Average the heat map over shifts by half a cell: four passes an image instead of one, and a map that
             says more precisely where (ours). None: with ``preset="laptop"`` and a kernel density.
-        optimizer: Any optimiser name of timm (``timm.optim.list_optimizers()``).
+        optimizer: Any optimiser name of timm (``timm.optim.list_optimizers()``). The paper's is ``"momentum"``, SGD
+            with classical momentum; timm's ``"sgd"`` is Nesterov's.
         learning_rate: Peak learning rate.
-        momentum: For optimisers that have one.
+        momentum: For optimisers that have one; 0 is plain gradient descent.
         weight_decay: Weight decay.
         lr_schedule: ``"cosine"`` to zero over ``max_steps``, or ``"constant"``.
         warmup_steps: Linear warm-up of the learning rate.
@@ -129,7 +130,7 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         density: Density | None = None,
         bandwidth: float = 1.0,
         fine_map: bool | None = None,
-        optimizer: str = "sgd",
+        optimizer: str = "momentum",
         learning_rate: float = 0.03,
         momentum: float = 0.9,
         weight_decay: float = 3e-5,

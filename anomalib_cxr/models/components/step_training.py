@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import timm.optim
@@ -127,7 +127,10 @@ class StepTrainingMixin(ScoringMixin):
         """
 
     def parameter_groups(self) -> Any:
-        """What the optimiser trains: the network, or a list of groups, each with its own ``lr`` and so on."""
+        """What the optimiser trains: the network, or a list of groups, each with its own ``lr`` and so on.
+
+        A group may have a length of its own, ``max_steps`` and ``warmup_steps``: its rate is 0 from there on.
+        """
         return self.model
 
     # ------------------------------------------------------------------ arguments
@@ -189,8 +192,7 @@ class StepTrainingMixin(ScoringMixin):
         check_choice("checkpoint", checkpoint, Checkpoint)
         check_choice("lr_schedule", lr_schedule, Schedule)
         self.seed = seed
-        self.max_steps = max_steps
-        self.steps_per_epoch = validation_interval(max_steps, steps_per_epoch, default_steps_per_epoch)
+        self.set_length(max_steps, steps_per_epoch, default_steps_per_epoch)
         self.checkpoint = checkpoint
         self.optimizer_name = optimizer
         self.learning_rate = learning_rate
@@ -207,6 +209,22 @@ class StepTrainingMixin(ScoringMixin):
             learning_rate=learning_rate,
             warmup_steps=warmup_steps,
         )
+
+    def set_length(self, max_steps: int, steps_per_epoch: int | None, default_steps_per_epoch: int) -> None:
+        """Fix how long is trained; also in :meth:`setup`, where the length follows from the training set.
+
+        Args:
+            max_steps: See :meth:`set_up_training`.
+            steps_per_epoch: See :meth:`set_up_training`.
+            default_steps_per_epoch: See :meth:`set_up_training`.
+
+        Raises:
+            ValueError: If ``steps_per_epoch`` does not divide ``max_steps``.
+        """
+        self.max_steps = max_steps
+        self.steps_per_epoch = validation_interval(max_steps, steps_per_epoch, default_steps_per_epoch)
+        if self._trainer is not None:
+            self.trainer.fit_loop.max_epochs = self.trainer_arguments["max_epochs"]
 
     @property
     def learning_type(self) -> LearningType:
@@ -406,13 +424,24 @@ class StepTrainingMixin(ScoringMixin):
             filter_bias_and_bn=not self.decay_all,
             **self.optimizer_arguments,
         )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate_at)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, [self._rate(group) for group in optimizer.param_groups]
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def rate_at(self, step: int) -> float:
         """Factor on the learning rate at an optimiser step, counted from 0."""
-        decay_ends = self.max_steps if self.lr_schedule == "cosine" else math.inf
-        return warmup_cosine(step, self.warmup_steps, decay_ends)
+        return self._factor(step, self.warmup_steps, self.max_steps)
+
+    def _factor(self, step: int, warmup_steps: int, max_steps: int) -> float:
+        return warmup_cosine(step, warmup_steps, max_steps if self.lr_schedule == "cosine" else math.inf)
+
+    def _rate(self, group: Mapping[str, Any]) -> Callable[[int], float]:
+        """Factor on the rate of a parameter group by the optimiser step."""
+        if "max_steps" not in group:
+            return self.rate_at
+        warmup, length = group["warmup_steps"], group["max_steps"]
+        return lambda step: self._factor(step, warmup, length) if step < length else 0.0
 
     def on_train_end(self) -> None:
         """Give the model its chosen checkpoint."""
