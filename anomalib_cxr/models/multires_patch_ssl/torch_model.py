@@ -1,7 +1,7 @@
 """MultiResPatchSSL's network, banks and maps: what is exported.
 
-Kim, Moon and Lee, "Multiresolution patch-based self-supervised anomaly detection on chest X-rays", Sci. Rep. 2023,
-doi 10.1038/s41598-023-30589-w.
+Kim, Moon and Lee, "Unsupervised anomaly detection for posteroanterior chest X-rays using multiresolution patch-based
+self-supervised learning", Sci. Rep. 2023, doi 10.1038/s41598-023-30589-w.
 """
 
 import logging
