@@ -87,10 +87,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anomalib, two bases have to_onnx
     """MultiResPatchSSL: SimCLR on patches of several sizes, nearest-normal search within a patch distance.
 
-    Kim, Moon and Lee, "Unsupervised anomaly detection for posteroanterior chest X-rays using multiresolution patch-based
-    self-supervised learning", Sci. Rep. 2023, doi 10.1038/s41598-023-30589-w. One encoder a patch size learns from
-    patches of normal images; each patch of a query is scored by its distance to the nearest patch of the same size at
-    about the same place of a normal image, and the maps of all sizes are fused.
+    Kim, Moon and Lee, "Unsupervised anomaly detection for posteroanterior chest X-rays using multiresolution
+    patch-based self-supervised learning", Sci. Rep. 2023, doi 10.1038/s41598-023-30589-w. One encoder a patch size
+    learns from patches of normal images; each patch of a query is scored by its distance to the nearest patch of
+    the same size at about the same place of a normal image, and the maps of all sizes are fused.
 
     Each step reads ``train_batch_size`` images once, and trains every size on ``patches_per_step`` of their patches.
     The paper says "batch 256, 100 epochs": we read the batch as patches, a step of each size. Its learning rate of 4.8
