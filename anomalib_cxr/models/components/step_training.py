@@ -343,8 +343,7 @@ class StepTrainingMixin(ScoringMixin):
         if self.films_in_memory is False or self._films is not None:
             return self._films
         datamodule = self.datamodule
-        plain = self.without_augmentation(dataset)
-        if not stays_the_same(dataset) or datamodule.external_collate_fn is not None:
+        if datamodule.external_collate_fn is not None or not stays_the_same(dataset):
             if self.films_in_memory:
                 msg = (
                     "films_in_memory=True keeps what is read once, and the datamodule's train_augmentations or "
@@ -352,6 +351,7 @@ class StepTrainingMixin(ScoringMixin):
                 )
                 raise ValueError(msg)
             return None
+        plain = self.without_augmentation(dataset)
         if self.films_in_memory is None:
             batches = self.trainer.accumulate_grad_batches * self.max_steps
             first: Any = plain[0]

@@ -96,10 +96,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anomalib, two bases have to_onnx
     """MultiResPatchSSL: SimCLR on patches of several sizes, nearest-normal search within a patch distance.
 
-    Kim, Moon and Lee, "Multiresolution patch-based self-supervised anomaly detection on chest X-rays", Sci. Rep. 2023,
-    doi 10.1038/s41598-023-30589-w. One encoder a patch size learns from patches of normal images; each patch of a query
-    is scored by its distance to the nearest patch of the same size at about the same place of a normal image, and the
-    maps of all sizes are fused.
+    Kim, Moon and Lee, "Unsupervised anomaly detection for posteroanterior chest X-rays using multiresolution
+    patch-based self-supervised learning", Sci. Rep. 2023, doi 10.1038/s41598-023-30589-w. One encoder a patch size
+    learns from patches of normal images; each patch of a query is scored by its distance to the nearest patch of
+    the same size at about the same place of a normal image, and the maps of all sizes are fused.
 
     Each step reads ``train_batch_size`` images once, and trains every size on ``patches_per_step`` of their patches.
     The paper says "batch 256, 100 epochs": we read both in patches, of each size. An image of 2048² has 256, 64, 16 and
