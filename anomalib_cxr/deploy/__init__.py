@@ -1,5 +1,6 @@
 """Exported models at work: files in, scores and heat maps out, without torch, Lightning or Anomalib."""
 
+from anomalib_cxr.deploy.commissioning import Shift, Site, SiteError, commission
 from anomalib_cxr.deploy.detector import ExportedDetector, FilePrediction, Prediction, Thresholds
 from anomalib_cxr.deploy.folder import Summary, predict_folder
 from anomalib_cxr.deploy.metadata import ExportedModelError, read_metadata
@@ -10,8 +11,12 @@ __all__ = [
     "ExportedModelError",
     "FilePrediction",
     "Prediction",
+    "Shift",
+    "Site",
+    "SiteError",
     "Summary",
     "Thresholds",
+    "commission",
     "overlay",
     "predict_folder",
     "read_metadata",

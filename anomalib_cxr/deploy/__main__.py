@@ -1,28 +1,47 @@
-"""`anomalib-cxr-infer`: score a folder of radiographs with an exported model."""
+"""`anomalib-cxr-infer`: score radiographs with an exported model, commission it at a site, watch for drift."""
 
 import argparse
+import csv
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from anomalib_cxr.deploy.commissioning import RATES, Site, commission, promises, shift_picture
 from anomalib_cxr.deploy.detector import ExportedDetector
 from anomalib_cxr.deploy.folder import UNREADABLE, predict_folder
 from anomalib_cxr.deploy.metadata import ExportedModelError
+from anomalib_cxr.deploy.overlay import save_png
+from anomalib_cxr.files import written_atomically
+from anomalib_cxr.metrics.martingale import drift_alarm
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
+    """Run the command: ``MODEL SOURCE``, ``commission MODEL FOLDER`` or ``drift PREDICTIONS``.
 
     Args:
         arguments: Command line without the program's name; None takes that of the process.
 
     Returns:
-        0; 1 if a file could not be read, scored or drawn; 2 if nothing could be done.
+        0; 1 if a file could not be read, scored or drawn, or if drift was found; 2 if nothing could be done.
     """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    verbs: dict[str, Callable[[list[str]], int]] = {"commission": _commission, "drift": _drift}
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        return verbs[given[0]](given[1:]) if given and given[0] in verbs else _infer(given)
+    except (ExportedModelError, OSError, ValueError, ImportError) as error:
+        print(f"anomalib-cxr-infer: {error}", file=sys.stderr)
+        return 2
+
+
+def _infer(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="anomalib-cxr-infer",
         description="Score radiographs (DICOM, PNG, JPEG ...) with a model that `anomalib export` wrote. For research, "
         "not for diagnosis.",
+        epilog="`anomalib-cxr-infer commission --help`: thresholds that hold at a site, from its own normal films. "
+        "`anomalib-cxr-infer drift --help`: has something changed since?",
     )
     parser.add_argument("model", help=".onnx or .xml file, its weights beside it")
     parser.add_argument("source", help="folder, searched with all below it, or one file")
@@ -36,23 +55,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="path",
         help="what pictures call their film: its path below the source, or a short hash of it (default: path)",
     )
-    parser.add_argument("--runtime", choices=["onnxruntime", "openvino"], help="default: that of the file's format")
+    parser.add_argument("--site", help="site file of `commission`: p-values, and decisions by them")
     parser.add_argument(
-        "--precision",
-        choices=["f32", "default"],
-        default="f32",
-        help="f32: the numbers of the trained model; default: what the CPU does fastest, OpenVINO only",
+        "--rate", type=float, default=0.1, help="false-positive rate of the decisions with --site (default: 0.1)"
     )
+    _add_running(parser)
     parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--threads", type=int, help="cores to use")
     chosen = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        detector = ExportedDetector(chosen.model, chosen.runtime, chosen.threads, chosen.precision, chosen.batch_size)
-        done = predict_folder(detector, chosen.source, chosen.output, chosen.pictures, names=chosen.names)
-    except (ExportedModelError, OSError, ValueError, ImportError) as error:
-        print(f"anomalib-cxr-infer: {error}", file=sys.stderr)
-        return 2
+    detector = ExportedDetector(chosen.model, chosen.runtime, chosen.threads, chosen.precision, chosen.batch_size)
+    site = None if chosen.site is None else Site.load(chosen.site, detector)
+    done = predict_folder(
+        detector, chosen.source, chosen.output, chosen.pictures, names=chosen.names, site=site, rate=chosen.rate
+    )
     print(f"{done.images} images scored, {done.abnormal} judged abnormal; results in {chosen.output}")
     if "dicom" in chosen.pictures and done.without_capture:
         print(f"{done.without_capture} images got no Secondary Capture: they are no DICOM, or lack identifiers")
@@ -65,6 +79,93 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 1
     return 0
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runtime", choices=["onnxruntime", "openvino"], help="default: that of the file's format")
+    parser.add_argument(
+        "--precision",
+        choices=["f32", "default"],
+        default="f32",
+        help="f32: the numbers of the trained model; default: what the CPU does fastest, OpenVINO only",
+    )
+    parser.add_argument("--threads", type=int, help="cores to use")
+
+
+def _commission(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="anomalib-cxr-infer commission",
+        description="Score normal films of a site, one a patient, and write what the model's scores mean there: "
+        "thresholds for stated false-positive rates, and the scores that p-values are taken from. No names are kept.",
+    )
+    parser.add_argument("model", help=".onnx or .xml file, its weights beside it")
+    parser.add_argument("folder", help="20 or more films of the site that are known to be normal")
+    parser.add_argument("-o", "--output", required=True, help="site file to write (.json)")
+    parser.add_argument(
+        "--validation", help="predictions_val.csv of the training run: say how the site differs, with a picture"
+    )
+    parser.add_argument("--rates", type=float, nargs="+", default=list(RATES), help="default: 0.05 0.1 0.2")
+    _add_running(parser)
+    chosen = parser.parse_args(arguments)
+    detector = ExportedDetector(chosen.model, chosen.runtime, chosen.threads, chosen.precision)
+    validation = None if chosen.validation is None else _scores(chosen.validation, normal_only=True)
+    site = commission(detector, chosen.folder, validation)
+    lines = promises(site, chosen.rates)
+    site.save(chosen.output, chosen.rates)
+    if validation is not None:
+        with written_atomically(Path(chosen.output).with_suffix(".png")) as temporary:
+            save_png(temporary, shift_picture(site, validation))
+    print("\n".join([*lines, f"Written: {chosen.output}"]))
+    return 1 if site.unreadable else 0
+
+
+def _drift(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="anomalib-cxr-infer drift",
+        description="Watch the scores of later films for a change, for example of the detector plate: an alarm at any "
+        "time, with a stated bound on the chance that it is ever a false one. The films must be of the reference's "
+        "kind: with --site of normal films alone, later films that were reported normal; or give --reference.",
+    )
+    parser.add_argument("predictions", help="predictions.csv of later films, in the order of time")
+    parser.add_argument("--site", required=True, help="site file of `commission`")
+    parser.add_argument("--reference", help="predictions.csv of earlier films of the same mix, instead of the site's")
+    parser.add_argument("--false-alarm", type=float, default=0.01, help="bound on any false alarm (default: 0.01)")
+    chosen = parser.parse_args(arguments)
+    site = Site.load(chosen.site)
+    reference = list(site.scores) if chosen.reference is None else _scores(chosen.reference)
+    stream = _scores(chosen.predictions)
+    found = drift_alarm(reference, stream, chosen.false_alarm)
+    print(
+        f"{len(stream)} films after {len(reference)} of the reference: evidence of a change is now "
+        f"10^{found.martingale[-1]:.1f}, at most 10^{found.martingale.max():.1f} on the way, alarm at "
+        f"{1 / chosen.false_alarm:g}."
+    )
+    if found.alarm_at is None:
+        print("No alarm.")
+        return 0
+    print(
+        f"ALARM at film {found.alarm_at + 1}: the scores have changed (an alarm without a change has a chance of at "
+        f"most {chosen.false_alarm:g}, however long one watches). Look at films of before and after, and commission "
+        "anew."
+    )
+    return 1
+
+
+def _scores(path: str, normal_only: bool = False) -> list[float]:
+    """Scores of a table of predictions, in its order."""
+    with Path(path).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.DictReader(file))
+    if normal_only:
+        rows = [row for row in rows if row.get("label") == "normal"]
+    try:
+        scores = [float(row["score"]) for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        msg = f"{path} is no table of predictions with a column 'score' of numbers ({error})."
+        raise ValueError(msg) from error
+    if not scores:
+        msg = f"{path} lists no {'normal ' if normal_only else ''}film."
+        raise ValueError(msg)
+    return scores
 
 
 if __name__ == "__main__":

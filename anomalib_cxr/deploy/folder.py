@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anomalib_cxr import __version__
+from anomalib_cxr.deploy.commissioning import Site
 from anomalib_cxr.deploy.detector import ExportedDetector, FilePrediction, Prediction
 from anomalib_cxr.deploy.overlay import overlay, save_png
 from anomalib_cxr.deploy.secondary_capture import is_own_capture, new_run, secondary_capture
@@ -19,6 +20,7 @@ from anomalib_cxr.imaging.dicom import is_dicom
 from anomalib_cxr.imaging.listing import FileScan, identity, list_radiographs
 from anomalib_cxr.imaging.picture_names import fits, with_hash
 from anomalib_cxr.imaging.progress import progress as show_progress
+from anomalib_cxr.metrics.conformal import outside_of_normal
 
 logger = logging.getLogger(__name__)
 
@@ -55,17 +57,20 @@ def predict_folder(
     pictures: Sequence[Pictures] = ("png",),
     progress: bool = True,
     names: Names = "path",
+    site: Site | None = None,
+    rate: float = 0.1,
 ) -> Summary:
     """Score all radiographs of a folder, and write a table and pictures.
 
     One batch is in memory at a time, and each row of both tables is on disk when it is known, so that a run that is
     cut off leaves what it has done. Nothing that is wrong with one file ends the run. Links to folders are followed,
-    hidden files and folders passed over. File names that are no UTF-8 stand in the tables as they are on disk. Secondary
-    Captures of this package are no radiographs and are left out.
+    hidden files and folders passed over. File names that are no UTF-8 stand in the tables as they are on disk.
+    Secondary Captures of this package are no radiographs and are left out.
 
     - ``predictions.csv``: ``image`` (path below the folder), ``score``, ``threshold`` (of the normalised score: 0.5,
       unless the model was given another sensitivity), ``decision`` (normal, abnormal), ``heat_map``,
-      ``secondary_capture`` (paths below the output folder, or empty).
+      ``secondary_capture`` (paths below the output folder, or empty); with a site, ``p_value``, and threshold and
+      decision are the site's.
     - ``unreadable.csv``: ``image`` and ``reason``, of files that cannot be read or scored, which are not in the other
       table, and of those whose pictures cannot be made, which are.
     - ``heat_maps/``: PNG overlays under the names of the images.
@@ -80,6 +85,8 @@ def predict_folder(
         names: How pictures call the film they show: ``"path"`` below the source, or ``"hash"``, the first digits of its
             SHA-256, where names are private. Files of pictures are named as the films either way, and Secondary
             Captures always show the hash.
+        site: What scores mean at this site, see :func:`~anomalib_cxr.deploy.commissioning.commission`.
+        rate: False-positive rate of the decision at the site, in (0, 1); without a site it is not used.
 
     Returns:
         Counts.
@@ -87,7 +94,8 @@ def predict_folder(
     Raises:
         FileNotFoundError: If there is no such folder, or no radiograph in it.
         FileExistsError: If the output folder holds results already.
-        ValueError: If the output folder lies in the source folder, or ``names`` is unknown.
+        ValueError: If the output folder lies in the source folder, ``names`` is unknown, or the site is another
+            model's (:class:`~anomalib_cxr.deploy.commissioning.SiteError`).
         ImportError: If Secondary Captures are asked for and pydicom is not installed.
     """
     source, output = Path(source), Path(output)
@@ -111,8 +119,9 @@ def predict_folder(
         raise ImportError(msg)
     root = found.root
     shown_name("", names)  # an unknown kind is refused before anything is written
-    draw = _Draw(detector, root, output, pictures, names)
-    threshold = f"{detector.thresholds.image:.7g}"
+    judge = _Judge(detector, site, rate)
+    draw = _Draw(detector, root, output, pictures, names, judge)
+    threshold = f"{judge.threshold:.7g}"
     images = abnormal = without_capture = unreadable = own_captures = 0
 
     def films() -> Iterator[Path]:
@@ -126,7 +135,14 @@ def predict_folder(
     output.mkdir(parents=True, exist_ok=True)
     with (
         growing_table(
-            output / PREDICTIONS, "image", "score", "threshold", "decision", "heat_map", "secondary_capture"
+            output / PREDICTIONS,
+            "image",
+            "score",
+            "threshold",
+            "decision",
+            "heat_map",
+            "secondary_capture",
+            *(["p_value"] if site else []),
         ) as add,
         growing_table(output / UNREADABLE, "image", "reason") as report,
     ):
@@ -138,26 +154,60 @@ def predict_folder(
             reason = scored.error
             if scored.prediction is not None:
                 images += 1
-                abnormal += scored.prediction.abnormal
-                heat_map, capture, reason = draw(scored, images)
+                verdict = judge(scored.prediction.score, scored.prediction.abnormal)
+                abnormal += verdict.abnormal
+                heat_map, capture, reason = draw(scored, verdict, images)
                 without_capture += "dicom" in pictures and not capture
-                decision = "abnormal" if scored.prediction.abnormal else "normal"
-                add(name, f"{scored.prediction.score:.7f}", threshold, decision, heat_map, capture)
+                decision = "abnormal" if verdict.abnormal else "normal"
+                p_value = [] if verdict.p_value is None else [f"{verdict.p_value:.7g}"]
+                add(name, f"{scored.prediction.score:.7f}", threshold, decision, heat_map, capture, *p_value)
             if reason is not None:
                 unreadable += 1
                 report(name, reason)
     return Summary(images, abnormal, unreadable, found.ignored, without_capture, own_captures)
 
 
+class _Verdict(NamedTuple):
+    """Decision on one film, by the model or by the site."""
+
+    abnormal: bool
+    p_value: float | None = None
+    outside: bool = False
+
+
+class _Judge:
+    """Decides on scores: as the model does, or as its commissioning at a site does."""
+
+    def __init__(self, detector: ExportedDetector, site: Site | None, rate: float) -> None:
+        self.site, self.rate = site, rate
+        self.threshold = detector.thresholds.image
+        if site is not None:
+            site.refuse_other_model(detector)
+            self.threshold = site.threshold(rate)
+
+    def __call__(self, score: float, abnormal: bool) -> _Verdict:
+        if self.site is None:
+            return _Verdict(abnormal)
+        p_value = float(self.site.p_values([score])[0])
+        outside = bool(outside_of_normal([p_value], len(self.site.scores))[0])
+        return _Verdict(score > self.threshold, p_value, outside)
+
+
 class _Draw:
     """Writes the pictures of one run."""
 
     def __init__(
-        self, detector: ExportedDetector, root: Path, output: Path, pictures: Sequence[Pictures], names: Names
+        self,
+        detector: ExportedDetector,
+        root: Path,
+        output: Path,
+        pictures: Sequence[Pictures],
+        names: Names,
+        judge: _Judge,
     ) -> None:
         self.root, self.output, self.pictures, self.names = root, output, pictures, names
         self.model = str(detector.metadata["model"])
-        self.thresholds = detector.thresholds
+        self.thresholds = detector.thresholds._replace(image=judge.threshold)
         version, digest = detector.metadata["package_version"], detector.metadata["weights"]["sha256"]
         self.description = (
             f"Heat map of {self.model}, exported by anomalib-cxr {version} (weights SHA-256 {digest[:16]}), drawn over "
@@ -165,18 +215,18 @@ class _Draw:
         )
         self.run = new_run()
 
-    def __call__(self, found: FilePrediction, number: int) -> tuple[str, str, str | None]:
+    def __call__(self, found: FilePrediction, verdict: _Verdict, number: int) -> tuple[str, str, str | None]:
         """Write what was asked for; returns the paths below the output folder, or "", and what went wrong, or None."""
         heat_map = capture = ""
         if not self.pictures or found.image is None or found.prediction is None:
             return heat_map, capture, None
         try:
             if "png" in self.pictures:
-                picture = self._picture(found.path, found.image, found.prediction, self.names)
+                picture = self._picture(found.path, found.image, found.prediction, verdict, self.names)
                 heat_map = self._save(found.path, "heat_maps", ".png", lambda path: save_png(path, picture))
             if "dicom" in self.pictures and _is_dicom(found.path):
                 # An archive knows the film by its header, which may say that nothing is burned in that names a patient.
-                hashed = self._picture(found.path, found.image, found.prediction, "hash")
+                hashed = self._picture(found.path, found.image, found.prediction, verdict, "hash")
                 capture = self._capture(hashed, found.path, number)
         except Exception as error:  # noqa: BLE001  # one film must not end the run
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -184,10 +234,11 @@ class _Draw:
         return heat_map, capture, None
 
     def _picture(
-        self, path: Path, image: npt.NDArray[np.float32], prediction: Prediction, names: Names
+        self, path: Path, image: npt.NDArray[np.float32], prediction: Prediction, verdict: _Verdict, names: Names
     ) -> npt.NDArray[np.uint8]:
         name = shown_name(path.relative_to(self.root).as_posix(), names)
-        return overlay(image, prediction, self.model, self.thresholds, name)
+        decided = prediction._replace(abnormal=verdict.abnormal)
+        return overlay(image, decided, self.model, self.thresholds, name, verdict.p_value, verdict.outside)
 
     def _capture(self, picture: npt.NDArray[np.uint8], source: Path, number: int) -> str:
         try:

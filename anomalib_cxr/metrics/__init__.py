@@ -1,41 +1,50 @@
 """What Anomalib and torchmetrics lack: thresholds, p-values and intervals for image-level scores.
 
 Functions of scores and labels, and thin metric classes for Anomalib's Evaluator. Nothing here knows a model or data.
+Each name loads its module at its first use, so that an inferencer without torch and SciPy has its p-values from here.
 """
 
-from anomalib_cxr.metrics.bootstrap import Interval, Run, bootstrap_difference, bootstrap_intervals
-from anomalib_cxr.metrics.conformal import conformal_p_values, outside_of_normal
-from anomalib_cxr.metrics.curves import CurveBand, precision_recall_band, roc_band
-from anomalib_cxr.metrics.delong import DeLongTest, delong_covariance, delong_test
-from anomalib_cxr.metrics.evaluator_metrics import (
-    AUPR,
-    AUROC,
-    Accuracy,
-    F1Score,
-    Precision,
-    Sensitivity,
-    SensitivityAtSpecificity,
-    Specificity,
-    SpecificityAtSensitivity,
-)
-from anomalib_cxr.metrics.finding_metrics import (
-    FindingAccuracy,
-    FindingAUROC,
-    FindingCases,
-    FindingEvaluator,
-    FindingF1Score,
-)
-from anomalib_cxr.metrics.findings import finding_table
-from anomalib_cxr.metrics.image_level import image_metrics
-from anomalib_cxr.metrics.predictions import PredictionsError, check_same_images, read_predictions, write_predictions
-from anomalib_cxr.metrics.thresholds import (
-    OperatingPoint,
-    best_f1_threshold,
-    normal_threshold,
-    sensitivity_at_specificity,
-    sensitivity_threshold,
-    specificity_at_sensitivity,
-)
+TYPE_CHECKING = False  # type checkers take it for True
+if TYPE_CHECKING:
+    from anomalib_cxr.metrics.bootstrap import Interval, Run, bootstrap_difference, bootstrap_intervals
+    from anomalib_cxr.metrics.conformal import conformal_p_values, outside_of_normal
+    from anomalib_cxr.metrics.curves import CurveBand, precision_recall_band, roc_band
+    from anomalib_cxr.metrics.delong import DeLongTest, delong_covariance, delong_test
+    from anomalib_cxr.metrics.evaluator_metrics import (
+        AUPR,
+        AUROC,
+        Accuracy,
+        F1Score,
+        Precision,
+        Sensitivity,
+        SensitivityAtSpecificity,
+        Specificity,
+        SpecificityAtSensitivity,
+    )
+    from anomalib_cxr.metrics.finding_metrics import (
+        FindingAccuracy,
+        FindingAUROC,
+        FindingCases,
+        FindingEvaluator,
+        FindingF1Score,
+    )
+    from anomalib_cxr.metrics.findings import finding_table
+    from anomalib_cxr.metrics.image_level import image_metrics
+    from anomalib_cxr.metrics.martingale import DriftAlarm, drift_alarm
+    from anomalib_cxr.metrics.predictions import (
+        PredictionsError,
+        check_same_images,
+        read_predictions,
+        write_predictions,
+    )
+    from anomalib_cxr.metrics.thresholds import (
+        OperatingPoint,
+        best_f1_threshold,
+        normal_threshold,
+        sensitivity_at_specificity,
+        sensitivity_threshold,
+        specificity_at_sensitivity,
+    )
 
 __all__ = [
     "AUPR",
@@ -43,6 +52,7 @@ __all__ = [
     "Accuracy",
     "CurveBand",
     "DeLongTest",
+    "DriftAlarm",
     "F1Score",
     "FindingAUROC",
     "FindingAccuracy",
@@ -65,6 +75,7 @@ __all__ = [
     "conformal_p_values",
     "delong_covariance",
     "delong_test",
+    "drift_alarm",
     "finding_table",
     "image_metrics",
     "normal_threshold",
@@ -77,3 +88,18 @@ __all__ = [
     "specificity_at_sensitivity",
     "write_predictions",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Load a name at its first use."""
+    if name in __all__:
+        import ast
+        import pkgutil
+        from importlib import import_module
+
+        for node in ast.walk(ast.parse(pkgutil.get_data(__name__, "__init__.py") or b"")):
+            if isinstance(node, ast.ImportFrom) and node.module and any(each.name == name for each in node.names):
+                globals()[name] = value = getattr(import_module(node.module), name)
+                return value
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

@@ -249,7 +249,9 @@ def test_pictures_of_a_folder_carry_names_and_captures_never_do(
     pytest.importorskip("pydicom")
     shown: list[str] = []
 
-    def drawn(image: np.ndarray, prediction: Prediction, model: str, thresholds: Thresholds, name: str) -> np.ndarray:
+    def drawn(
+        image: np.ndarray, prediction: Prediction, model: str, thresholds: Thresholds, name: str, *p_value: object
+    ) -> np.ndarray:
         shown.append(name)
         return np.zeros((8, 8, 3), np.uint8)
 
