@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA, TruncatedSVD
 
 from anomalib_cxr.models.components.patch_search.local_search import LocalSearch
@@ -100,6 +101,35 @@ def test_k_centre_covers_better_than_chance():
         bank.fit(features)
         radius[selection] = bank(features)[0].max()
     assert radius["k_center"] < 0.7 * radius["random"]
+
+
+@pytest.mark.parametrize("distance", ["mahalanobis", "whitened_cosine", "cosine", "euclidean"])
+def test_k_centre_spreads_references_by_the_distance_that_is_searched(distance):
+    """By a plain loop in the space of the distance; raw features, of very unequal scales, would choose others."""
+    scale = torch.tensor([30.0, 1.0, 0.1], dtype=torch.float64)
+    raw = torch.randn(40, 1, 2, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64) * scale + scale
+    bank = ReferenceBank(0, distance, "float64", max_references=6, selection="k_center", seed=5)
+    bank.fit(raw)
+    flat = raw.reshape(-1, 3).numpy()
+    space = raw.numpy()
+    if distance in ("mahalanobis", "whitened_cosine"):
+        estimate = LedoitWolf().fit(flat)
+        space = (space - estimate.location_) @ np.linalg.cholesky(np.linalg.inv(estimate.covariance_))
+    if distance in ("cosine", "whitened_cosine"):
+        space = space / np.linalg.norm(space, axis=-1, keepdims=True)
+    first = torch.randint(40, (1, 2), generator=torch.Generator().manual_seed(5))[0].tolist()
+    chosen_raw = []
+    for cell in range(2):
+        for points, expected in ((space[:, 0, cell], True), (raw[:, 0, cell].numpy(), False)):
+            chosen = [first[cell]]
+            for _ in range(5):
+                gaps = [min(np.linalg.norm(points[i] - points[j]) for j in chosen) for i in range(40)]
+                chosen.append(int(np.argmax(gaps)))
+            if expected:
+                assert bank.search.image_index[0, cell].tolist() == sorted(chosen)
+            else:
+                chosen_raw.append(sorted(chosen))
+    assert (bank.search.image_index[0].tolist() == chosen_raw) == (distance == "euclidean")
 
 
 def test_expected_bytes_are_the_bytes_of_the_buffers():
