@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 
 from anomalib_cxr.deploy.detector import ExportedDetector
-from anomalib_cxr.deploy.folder import UNREADABLE, predict_folder
+from anomalib_cxr.deploy.folder import predict_folder
 from anomalib_cxr.deploy.metadata import ExportedModelError
+from anomalib_cxr.run_folder import UNREADABLE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

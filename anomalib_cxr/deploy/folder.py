@@ -19,12 +19,11 @@ from anomalib_cxr.imaging import DICOM_SUFFIXES, SMOOTHED, Names, is_radiograph,
 from anomalib_cxr.imaging.dicom import is_dicom
 from anomalib_cxr.imaging.picture_names import fits, with_hash
 from anomalib_cxr.imaging.progress import progress as show_progress
+from anomalib_cxr.run_folder import PREDICTIONS, UNREADABLE
 
 logger = logging.getLogger(__name__)
 
 Pictures = Literal["png", "dicom"]
-
-PREDICTIONS, UNREADABLE = "predictions.csv", "unreadable.csv"
 
 
 class Summary(NamedTuple):
