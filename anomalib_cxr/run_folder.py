@@ -4,6 +4,8 @@ from pathlib import Path
 
 PREDICTIONS = "predictions.csv"
 """Of a test or predict run, beside the run's pictures."""
+UNREADABLE = "unreadable.csv"
+"""Images that a prediction left out, each with the reason."""
 VALIDATION_PREDICTIONS = "predictions_val.csv"
 """The same model's predictions of its validation images, which thresholds are chosen on."""
 RECORD = "run.json"

@@ -18,6 +18,7 @@ _TARGETS = frozenset(
         "anomalib.cli.cli",
         "anomalib.cli.pipelines",
         "anomalib.deploy",
+        "anomalib.engine",
         "anomalib.visualization",
     }
 )

@@ -7,6 +7,7 @@ from lightning.pytorch import Callback
 
 from anomalib_cxr.callbacks.findings_check import FindingsCheck
 from anomalib_cxr.callbacks.predictions_writer import PredictionsWriter
+from anomalib_cxr.callbacks.validation_lines import ValidationLines
 
 
 def with_run_callbacks(model: Any, callbacks: Callback | Sequence[Callback]) -> list[Callback]:
@@ -29,7 +30,7 @@ def with_run_callbacks(model: Any, callbacks: Callback | Sequence[Callback]) -> 
     if not (hasattr(model, "split_sha256") or hasattr(type(datamodule), "split_hash")):
         return given
     known = [*given, *getattr(trainer, "callbacks", ())]
-    ours = [_present(kind, known) or kind() for kind in (PredictionsWriter, FindingsCheck)]
+    ours = [_present(kind, known) or kind() for kind in (PredictionsWriter, FindingsCheck, ValidationLines)]
     return [*ours, *(one for one in given if one not in ours)]
 
 

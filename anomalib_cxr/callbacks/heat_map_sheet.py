@@ -104,4 +104,4 @@ class HeatMapSheet(Callback):
         sheet: np.ndarray = contact_sheet(pictures, columns=6, masks=masks, titles=titles, tile=192)
         with written_atomically(path) as temporary:
             Image.fromarray(sheet).save(temporary, format="PNG")
-        logger.info("Look at %s: heat maps of some test images, smoothed for display, masks outlined.", path)
+        logger.info("Wrote %s: heat maps of some test images, smoothed for display, masks outlined.", path)

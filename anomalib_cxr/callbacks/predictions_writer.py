@@ -18,12 +18,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anomalib_cxr.callbacks.pictures import images_root, pictures_of
 from anomalib_cxr.callbacks.run_record import TRAINING_KEY, describe_run, describe_training, write_json
+from anomalib_cxr.callbacks.unreadable_list import unreadable_of, write_unreadable
 from anomalib_cxr.distributed import gather_objects, order_without_repeats
 from anomalib_cxr.imaging.picture_names import below
 from anomalib_cxr.metrics.checks import check_scores
 from anomalib_cxr.metrics.conformal import conformal_p_values, outside_of_normal
 from anomalib_cxr.metrics.predictions import PICTURE, write_predictions
-from anomalib_cxr.run_folder import PREDICTIONS, RECORD, VALIDATION_PREDICTIONS
+from anomalib_cxr.run_folder import PREDICTIONS, RECORD, UNREADABLE, VALIDATION_PREDICTIONS
 
 if TYPE_CHECKING:
     from anomalib.models import AnomalibModule
@@ -72,6 +73,8 @@ class PredictionsWriter(Callback):
     ``run.json`` beside it says what the run was (:func:`~anomalib_cxr.callbacks.run_record.describe_run`): versions,
     model and data with their arguments, the weights' checkpoint and step, and the training with the quality of its lung
     masks, which its checkpoints keep too.
+
+    Images of a folder that cannot be read are left out of a prediction, and listed in ``unreadable.csv``.
 
     With several processes the first writes, each image once.
 
@@ -222,8 +225,14 @@ class PredictionsWriter(Callback):
         self.on_test_batch_end(trainer, pl_module, outputs, batch, *args, **kwargs)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """As for a test."""
+        """As for a test, and list the images that could not be read."""
         self.on_test_epoch_end(trainer, pl_module)
+        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+            return
+        unreadable = unreadable_of(trainer)
+        write_unreadable(Path(trainer.default_root_dir), unreadable)
+        if unreadable:
+            logger.warning("%d images could not be read, and are in %s instead.", len(unreadable), UNREADABLE)
 
     def p_value_of(self, image: str) -> tuple[float, bool] | None:
         """Say how unusual the last raw score of an image is, while a test or predict run goes on.

@@ -3,21 +3,20 @@
 import logging
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
-from anomalib_cxr.data.base import RadiographDataModule, check_samples, default_num_workers
+from anomalib_cxr.data.base import RadiographDataModule, check_samples
 from anomalib_cxr.data.duplicates import find_duplicates
+from anomalib_cxr.data.failing import find_failing
 from anomalib_cxr.data.files import find_missing
 from anomalib_cxr.data.manifest import apply_manifest, check_settings, read_manifest, write_manifest
 from anomalib_cxr.data.selection import Selection
 from anomalib_cxr.data.splits import ABNORMAL, LABELS, NORMAL, split_by_fold, split_by_patient, take_fraction
 from anomalib_cxr.data.tables import TableError
-from anomalib_cxr.imaging.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +194,7 @@ class TableDataModule(RadiographDataModule):
             Reason for each path that cannot be read, in the order of the table.
         """
         dataset = self.make_dataset(self.samples if samples is None else samples)
-        return _find_failing(dataset.check, len(dataset), self.name)
+        return find_failing(dataset.check, len(dataset), self.name)
 
     def keep_existing(self, selection: Selection) -> None:
         """Find listed images and masks that do not exist, one look at each folder, and refuse or leave them out.
@@ -276,13 +275,6 @@ class TableDataModule(RadiographDataModule):
                 len(groups),
                 " = ".join(groups[0]),
             )
-
-
-def _find_failing(check: Callable[[int], tuple[str, str | None]], number: int, name: str) -> dict[str, str]:
-    """Run a check over all rows in threads, with a progress bar."""
-    with ThreadPoolExecutor(default_num_workers()) as pool:
-        results = progress(pool.map(check, range(number)), f"{name}: reading all images", number)
-        return {path: reason for path, reason in results if reason is not None}
 
 
 def name_first(paths: Iterable[str]) -> str:

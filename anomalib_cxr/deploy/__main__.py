@@ -9,11 +9,12 @@ from pathlib import Path
 
 from anomalib_cxr.deploy.commissioning import RATES, Site, commission, promises, shift_picture
 from anomalib_cxr.deploy.detector import ExportedDetector
-from anomalib_cxr.deploy.folder import UNREADABLE, predict_folder
+from anomalib_cxr.deploy.folder import predict_folder
 from anomalib_cxr.deploy.metadata import ExportedModelError
 from anomalib_cxr.deploy.overlay import save_png
 from anomalib_cxr.files import written_atomically
 from anomalib_cxr.metrics.martingale import drift_alarm
+from anomalib_cxr.run_folder import UNREADABLE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

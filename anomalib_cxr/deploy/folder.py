@@ -21,12 +21,11 @@ from anomalib_cxr.imaging.listing import FileScan, identity, list_radiographs
 from anomalib_cxr.imaging.picture_names import fits, with_hash
 from anomalib_cxr.imaging.progress import progress as show_progress
 from anomalib_cxr.metrics.conformal import outside_of_normal
+from anomalib_cxr.run_folder import PREDICTIONS, UNREADABLE
 
 logger = logging.getLogger(__name__)
 
 Pictures = Literal["png", "dicom"]
-
-PREDICTIONS, UNREADABLE = "predictions.csv", "unreadable.csv"
 
 
 class Summary(NamedTuple):

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -43,7 +43,7 @@ def progress(
     """
     if not shown or _is_helper():
         yield from items
-    elif _is_watched() and not _is_another_live():
+    elif is_watched(sys.stderr) and not _is_another_live():
         yield from tqdm(items, description, total, unit=unit, leave=False)
     else:
         yield from _logged(items, description, total)
@@ -67,9 +67,15 @@ def _is_helper() -> bool:
     return multiprocessing.parent_process() is not None or rank != "0"
 
 
-def _is_watched() -> bool:
-    """Whether progress is written to a terminal or a notebook."""
-    stream = sys.stderr
+def is_watched(stream: Any) -> bool:
+    """Say whether somebody looks on.
+
+    Args:
+        stream: ``sys.stdout`` or ``sys.stderr``, which are None where there is no console.
+
+    Returns:
+        Whether the stream is a terminal or a notebook, not a file or a pipe.
+    """
     return stream is not None and (stream.isatty() or type(stream).__module__.startswith("ipykernel"))
 
 

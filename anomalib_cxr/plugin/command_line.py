@@ -6,7 +6,7 @@ import functools
 import importlib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +68,42 @@ def _wrap_before_instantiation(stock: Callable[..., None]) -> Callable[..., None
 
 
 def _wrap_instantiation(stock: Callable[..., None]) -> Callable[..., None]:
-    """Fetch no pretrained weights that a checkpoint's own replace at once."""
+    """Fetch no pretrained weights that a checkpoint's own replace at once; let constructors speak for themselves."""
 
     @functools.wraps(stock)
     def instantiate_classes(self: Any) -> None:
         from anomalib_cxr.models.components.pretrained import weights_come_later
 
-        with weights_come_later() if self.is_built_from_checkpoint else contextlib.nullcontext():
+        built_later = weights_come_later() if self.is_built_from_checkpoint else contextlib.nullcontext()
+        with built_later, _own_errors(self.parser):
             stock(self)
 
     return instantiate_classes
+
+
+@contextlib.contextmanager
+def _own_errors(parser: Any) -> Iterator[None]:
+    """Let a constructor's error out as it was raised: jsonargparse buries it in a list of types that do not fit."""
+    from anomalib.data import AnomalibDataModule
+    from anomalib.models import AnomalibModule
+
+    raised: list[Exception] = []
+
+    def build(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return cls(*args, **kwargs)
+        except Exception as error:
+            raised.append(error)
+            raise
+
+    for base in (AnomalibModule, AnomalibDataModule):
+        parser.add_instantiator(build, base)
+    try:
+        yield
+    except ValueError:
+        if raised:
+            raise raised[-1] from None
+        raise
 
 
 def _take_arguments(config: Any, typed: Sequence[str], resumes: bool) -> bool:

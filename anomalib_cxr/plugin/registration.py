@@ -110,10 +110,14 @@ def _wrap() -> None:
 
 def _wrappings() -> tuple[Wrapping, ...]:
     from anomalib_cxr.plugin.command_line import COMMAND_LINE
+    from anomalib_cxr.plugin.ending import ENDING
+    from anomalib_cxr.plugin.log_lines import LOG_LINES
+    from anomalib_cxr.plugin.mistakes import MISTAKES
+    from anomalib_cxr.plugin.predicting import PREDICTING
     from anomalib_cxr.plugin.reading import READING
     from anomalib_cxr.plugin.runs import RUNS
 
-    return READING, RUNS, COMMAND_LINE
+    return READING, RUNS, PREDICTING, COMMAND_LINE, LOG_LINES, ENDING, MISTAKES
 
 
 def _public_classes(module: ModuleType) -> dict[str, type]:

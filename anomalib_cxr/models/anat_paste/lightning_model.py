@@ -244,7 +244,7 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         paths = [str(path) for path in dataset.samples.image_path[: len(images)]]
         lungs = self.lung_masks.lookup(paths).to(images.device) if self.lung_masks else None
         save_training_sheets(folder, images, lungs, self.pasting, self.seed)
-        logger.info("Look at %s: lungs and pasted anomalies of the first training images.", folder)
+        logger.info("Wrote %s: lungs and pasted anomalies of the first training images.", folder)
 
     def training_loss(self, batch: ImageBatch, generator: torch.Generator) -> torch.Tensor:
         """Classify normal images and the same images with something pasted."""

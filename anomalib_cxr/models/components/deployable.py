@@ -52,7 +52,7 @@ class DeployableMixin(SelfDescribingMixin):
             input_size: Height and width of the images that will come; None takes any.
             max_gib: Refuse to write a larger file; None sets no limit. On the command line:
                 ``--onnx_kwargs '{"max_gib": 2}'``.
-            **kwargs: For ``torch.onnx.export``.
+            **kwargs: For ``torch.onnx.export``, whose ``verbose`` is off here unless it is given.
 
         Returns:
             The ``.onnx`` file.
@@ -65,6 +65,7 @@ class DeployableMixin(SelfDescribingMixin):
         if opset is None or opset < OPSET:
             msg = f"opset_version must be at least {OPSET}, not {opset}: torch's exporter writes no earlier one."
             raise ValueError(msg)
+        kwargs.setdefault("verbose", False)
         metadata = self.export_metadata()
         if metadata["pre_processing"] != EXACT_RESIZE:
             logger.warning(
