@@ -10,18 +10,18 @@ from pathlib import Path
 
 
 @contextmanager
-def written_atomically(path: str | Path) -> Iterator[Path]:
+def written_atomically(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
     """Give a temporary file to write, which takes the name of ``path`` once the block has ended well.
 
     A run that is killed in the block leaves the old file or none, and a hidden ``.….tmp`` beside it; an error, such as
     that of a full disk, leaves the old file or none and nothing else. Any number of processes and threads may write one
     file: each has a temporary file of its own, and the last to end wins. A link under the name of ``path`` is replaced,
     not followed; the temporary file is new, so that no link planted under its name is followed either. The file gets
-    the rights that any new file of the process gets. (The disk is not waited for: after a loss of power, what was
-    written last may be gone.)
+    the rights that any new file of the process gets.
 
     Args:
         path: File to write; its folder is made if it does not exist.
+        durable: Wait for the disk, so that a loss of power too leaves the old file or the new one.
 
     Yields:
         Path of an empty file in the same folder. It ends in ``.tmp``: say the format of a picture or archive.
@@ -44,10 +44,22 @@ def written_atomically(path: str | Path) -> Iterator[Path]:
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
         yield temporary
+        if durable:
+            _wait_for_disk(temporary)
         temporary.replace(path)
+        if durable and os.name == "posix":  # elsewhere a folder cannot be opened
+            _wait_for_disk(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _wait_for_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

@@ -109,12 +109,13 @@ def _wrap() -> None:
 
 
 def _wrappings() -> tuple[Wrapping, ...]:
+    from anomalib_cxr.plugin.checkpoint_io import CHECKPOINT_IO
     from anomalib_cxr.plugin.command_line import COMMAND_LINE
     from anomalib_cxr.plugin.reading import READING
     from anomalib_cxr.plugin.run_folders import RUN_FOLDERS
     from anomalib_cxr.plugin.runs import RUNS
 
-    return READING, RUNS, RUN_FOLDERS, COMMAND_LINE
+    return READING, RUNS, RUN_FOLDERS, CHECKPOINT_IO, COMMAND_LINE
 
 
 def _public_classes(module: ModuleType) -> dict[str, type]:
