@@ -1,10 +1,8 @@
-"""Files that appear under their names whole or not at all, and tables that end with a whole row."""
+"""Files that appear under their names whole or not at all."""
 
-import csv
-import io
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -87,45 +85,3 @@ def write_text(path: str | Path, text: str) -> None:
         OSError: If it cannot be written.
     """
     write_bytes(path, text.encode("utf-8"))
-
-
-@contextmanager
-def growing_table(path: str | Path, *header: str) -> Iterator[Callable[..., None]]:
-    """Open a new CSV table whose rows are on disk as soon as they are added, each whole or not at all.
-
-    For long runs, which shall leave what they have done. Text that is no UTF-8 (surrogate escapes, as in names of
-    files) is written as it is on disk.
-
-    Args:
-        path: File to make; nothing may stand there, not even a link.
-        *header: Names of the columns.
-
-    Yields:
-        Function that adds a row, given its cells. Where the disk is full it raises OSError, and the table ends with
-        the row before.
-
-    Raises:
-        FileExistsError: If the file exists.
-        OSError: If it cannot be written.
-    """
-    with Path(path).open("xb", buffering=0) as file:
-
-        def add(*row: object) -> None:
-            text = io.StringIO(newline="")
-            csv.writer(text).writerow(row)
-            _append_whole(file, text.getvalue().encode("utf-8", "surrogateescape"))
-
-        add(*header)
-        yield add
-
-
-def _append_whole(file: io.FileIO, content: bytes) -> None:
-    """Write at the end of a file; what a full disk took in part is taken back."""
-    start, left = file.tell(), memoryview(content)
-    try:
-        while left:
-            left = left[file.write(left) or 0 :]
-    except BaseException:
-        file.seek(start)
-        file.truncate()
-        raise

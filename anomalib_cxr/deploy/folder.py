@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from anomalib_cxr import __version__
+from anomalib_cxr.csv_tables import growing_table
 from anomalib_cxr.deploy.detector import ExportedDetector, FilePrediction, Prediction
 from anomalib_cxr.deploy.overlay import overlay, save_png
 from anomalib_cxr.deploy.secondary_capture import is_own_capture, new_run, secondary_capture
-from anomalib_cxr.files import growing_table, written_atomically
+from anomalib_cxr.files import written_atomically
 from anomalib_cxr.imaging import DICOM_SUFFIXES, SMOOTHED, Names, is_radiograph, shown_name
 from anomalib_cxr.imaging.dicom import is_dicom
 from anomalib_cxr.imaging.picture_names import fits, with_hash
