@@ -1,10 +1,13 @@
-"""Files that appear under their names whole or not at all."""
+"""Files that appear under their names whole or not at all, and never where a link leads."""
 
+import logging
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -58,6 +61,42 @@ def _wait_for_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove_link(path: str | Path) -> None:
+    """Take away a link that stands where a file or folder of ours is to be; what it leads to stays as it is.
+
+    Args:
+        path: Place of the file or folder; what is there and is no link stays.
+    """
+    path = Path(path)
+    if path.is_symlink():
+        logger.warning(
+            "%s was a link to %s and is taken away, so that nothing is written there.", path, path.readlink()
+        )
+        path.unlink()
+
+
+def folder_below(root: str | Path, *names: str) -> Path:
+    """Make a folder below another one, in which links are not followed.
+
+    Args:
+        root: Folder of results, which may be a link.
+        *names: Folders below it, one in the other; links in their places are taken away.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OSError: If it cannot be made.
+    """
+    folder = Path(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        folder /= name
+        remove_link(folder)
+        folder.mkdir(exist_ok=True)
+    return folder
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

@@ -15,7 +15,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anomalib_cxr.distributed import is_first_process
+from anomalib_cxr.files import remove_link
 from anomalib_cxr.plugin.wrapping import Wrapping
+from anomalib_cxr.run_folder import RUN_FOLDER
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +25,20 @@ _LATEST = "latest"
 
 
 class SharedRunFolder(Callback):
-    """Lets each process of a run write into the folder of the first one, once they know each other."""
+    """Lets each process of a run write into the folder of the first one, once they know each other.
+
+    Links that stand there under the names of what a run writes are taken away: Anomalib and Lightning would write to
+    where they lead.
+    """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the first process's folder; before any other callback asks for it."""
         del pl_module, stage
         vars(trainer)["_default_root_dir"] = trainer.strategy.broadcast(trainer.default_root_dir)
+        if trainer.is_global_zero:
+            for name in RUN_FOLDER:
+                remove_link(Path(trainer.default_root_dir) / name)
+        trainer.strategy.barrier("run folder")
 
 
 def _wrap_create(stock: Callable[[Any], Path]) -> Callable[[Any], Path]:
