@@ -200,8 +200,8 @@ class CheXpert(CheXpertLabelled):
 def draw_with_findings(table: pd.DataFrame, counts: Mapping[str, int], minimum: int, seed: int) -> set[str]:
     """Draw patients until every finding has ``minimum`` images, then until the counts per label are reached.
 
-    As :func:`draw_patients`, patients come in hash order and one who would overshoot a count is passed over. An image
-    with two findings counts for both.
+    As in :func:`~anomalib_cxr.data.splits.draw_patients`, patients come in hash order and one who would overshoot a
+    count is passed over. An image with two findings counts for both.
 
     Args:
         table: Samples with ``patient_id``, ``label`` and ``findings``.

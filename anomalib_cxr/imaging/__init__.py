@@ -5,6 +5,7 @@ from anomalib_cxr.imaging.contact_sheet import contact_sheet
 from anomalib_cxr.imaging.heat_map import SMOOTHED, blend_heat_map, smooth_heat_map
 from anomalib_cxr.imaging.heat_map_picture import heat_map_picture
 from anomalib_cxr.imaging.lettering import lettering
+from anomalib_cxr.imaging.notebook import show
 from anomalib_cxr.imaging.pixels import MAX_PIXELS
 from anomalib_cxr.imaging.radiograph import (
     DICOM_SUFFIXES,
@@ -29,6 +30,7 @@ __all__ = [
     "is_radiograph",
     "lettering",
     "read_radiograph",
+    "show",
     "shown_name",
     "smooth_heat_map",
 ]

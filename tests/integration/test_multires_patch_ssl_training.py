@@ -1,10 +1,12 @@
 """Whole MultiResPatchSSL runs on a tiny drawn set: reproducible, resumable, the chosen bank, faults."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from anomalib.engine import Engine
+from lightning.pytorch import Callback
 from tiny_radiographs import TinyRadiographs
 
 from anomalib_cxr.models import MultiResPatchSSL
@@ -77,6 +79,55 @@ def test_training_moves_every_encoder_and_frozen_none(tmp_path: Path, tiny_root:
     kept = frozen.model.encoders.state_dict()
     assert all(torch.equal(before[key], kept[key]) for key in before)
     assert all(bank.search.is_fitted for bank in frozen.model.banks)
+
+
+class Watch(Callback):
+    """Notes the rate of each group and the first weights of each size after every step."""
+
+    def __init__(self) -> None:
+        self.rates: list[tuple[float, ...]] = []
+        self.weights: list[list[torch.Tensor]] = []
+
+    def on_train_batch_end(self, trainer, pl_module, *args) -> None:
+        del args
+        self.rates.append(tuple(group["lr"] for group in trainer.optimizers[0].param_groups))
+        self.weights.append([next(encoder.parameters()).detach().clone() for encoder in pl_module.model.encoders])
+
+
+def test_each_size_is_trained_for_its_epochs(tmp_path: Path, tiny_root: Path) -> None:
+    """12 images of 64²: 192 patches of 16 pixels and 48 of 32, 12 a step: 16 and 4 steps an epoch."""
+    watch = Watch()
+    arguments = SMALL | {"epochs": 1, "max_steps": None, "steps_per_epoch": None, "learning_rate": 0.5}
+    model = MultiResPatchSSL(**arguments)
+    engine = Engine(
+        default_root_dir=tmp_path, accelerator="cpu", devices=1, enable_progress_bar=False, callbacks=[watch]
+    )
+    engine.fit(model, datamodule=TinyRadiographs(tiny_root))
+    assert (model.max_steps, engine.trainer.global_step) == (16, 16)
+
+    def rate(step: int, length: int) -> float:
+        warmup = length // 10
+        if step >= length:
+            return 0.0
+        if step < warmup:
+            return 0.5 * (step + 1) / warmup
+        return 0.25 * (1 + math.cos(math.pi * (step - warmup) / (length - warmup)))
+
+    # Groups of a size: biases and scales, then what decays. What is noted is the rate of the step to come.
+    for step, found in enumerate(watch.rates, start=1):
+        assert found == pytest.approx((rate(step, 16),) * 2 + (rate(step, 4),) * 2)
+    for step, (fine, coarse) in enumerate(watch.weights):
+        assert torch.equal(coarse, watch.weights[3][1]) == (step >= 3)
+        assert step == 0 or not torch.equal(fine, watch.weights[step - 1][0])
+    fresh = MultiResPatchSSL.load_from_checkpoint(_weights(tmp_path) / "model.ckpt")
+    assert (fresh.epochs, fresh.hparams["max_steps"]) == (1, None)
+
+
+def test_steps_with_fewer_patches_than_asked_for_are_warned_of(tmp_path: Path, tiny_root: Path, caplog) -> None:
+    _fit(tmp_path, TinyRadiographs(tiny_root), max_steps=2, patches_per_step=20)
+    assert "A step trains 16 patches of 32 pixels and not patches_per_step=20" in caplog.text
+    assert "have no more: 5 images would" in caplog.text
+    assert "patches of 16 pixels and not" not in caplog.text
 
 
 def test_held_out_normals_are_hardly_marked(tmp_path: Path, tiny_root: Path) -> None:

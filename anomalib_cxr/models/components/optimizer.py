@@ -1,6 +1,6 @@
 """Optimisers by timm's names, with two of their corners mended."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import timm.optim
@@ -28,13 +28,13 @@ def build_optimizer(
     - ``momentum=0`` with a Nesterov optimiser, which torch refuses, is plain gradient descent.
 
     Args:
-        parameters_or_module: Module, or parameters or their groups.
+        parameters_or_module: Module, or parameters or their groups, whose ``params`` may be a module.
         name: Name in ``timm.optim.list_optimizers()``, after ``"lookahead_"`` if wanted.
         learning_rate: Learning rate.
         momentum: Momentum, 0 or more, for optimisers that have one.
         weight_decay: Weight decay, 0 or more.
         filter_bias_and_bn: Spare parameters of one dimension, biases and norms, the weight decay, and with LARS the
-            trust ratio (SimCLR, Chen et al. 2020, section 2.2 and its code); for a module only.
+            trust ratio (SimCLR, Chen et al. 2020, section 2.2 and its code); for modules only.
         **arguments: For the optimiser, for example ``betas``.
 
     Returns:
@@ -54,18 +54,28 @@ def build_optimizer(
     adapts = info.opt_class is timm.optim.Lars and weight_decay == 0
     if adapts:
         more["always_adapt"] = True
-    optimizer = timm.optim.create_optimizer_v2(
-        parameters_or_module,
+    given = [{"params": parameters_or_module}] if isinstance(parameters_or_module, nn.Module) else parameters_or_module
+    return timm.optim.create_optimizer_v2(
+        [part for group in given for part in _parts(group, weight_decay, filter_bias_and_bn, adapts)],
         opt=name,
         lr=learning_rate,
         momentum=momentum,
-        # timm groups a module's parameters by whether they are to decay: told by a decay that is taken away below.
-        weight_decay=1.0 if adapts and isinstance(parameters_or_module, nn.Module) else weight_decay,
-        filter_bias_and_bn=filter_bias_and_bn,
+        weight_decay=weight_decay,
         **more,
     )
-    if adapts and isinstance(parameters_or_module, nn.Module):
-        for group in optimizer.param_groups:
-            group["always_adapt"] = group["weight_decay"] > 0
-            group["weight_decay"] = 0.0
-    return optimizer
+
+
+def _parts(group: Any, weight_decay: float, filter_bias_and_bn: bool, adapts: bool) -> list[Any]:
+    """Groups of parameters in place of a group of a module, by whether they decay, as timm makes them."""
+    module = group["params"] if isinstance(group, Mapping) else None
+    if not isinstance(module, nn.Module):
+        return [group]
+    parts = timm.optim.param_groups_weight_decay(
+        module,
+        1.0 if adapts else weight_decay,  # without decay, the parameters that would have one are those to adapt
+        weight_decay_exclude_1d=filter_bias_and_bn,
+        no_weight_decay_list=getattr(module, "no_weight_decay", tuple)(),
+    )
+    if adapts:
+        parts = [part | {"always_adapt": part["weight_decay"] > 0, "weight_decay": 0.0} for part in parts]
+    return [{**group, **part} for part in parts]

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import timm.optim
@@ -21,10 +21,11 @@ from anomalib_cxr.callbacks.heat_map_sheet import HeatMapSheet
 from anomalib_cxr.checks import check_choice
 from anomalib_cxr.models.components.optimizer import build_optimizer
 from anomalib_cxr.models.components.post_processor import RankPreservingPostProcessor
+from anomalib_cxr.models.components.resident_films import ResidentFilms, has_room, stays_the_same
 from anomalib_cxr.models.components.schedule import validation_interval, warmup_cosine
 from anomalib_cxr.models.components.scoring import ScoringMixin
 from anomalib_cxr.models.components.stages import Stage, stage_at
-from anomalib_cxr.models.components.step_order import StepDataset, StepSampler, mix_seed
+from anomalib_cxr.models.components.step_order import ResidentStepDataset, StepDataset, StepSampler, mix_seed
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,9 @@ class StepTrainingMixin(ScoringMixin):
     weight_decay: float
     lr_schedule: str
     warmup_steps: int
+    films_in_memory: bool | None
     _stage: int | None = None
+    _films: ResidentFilms | None = None
 
     # ------------------------------------------------------------------ what a detector says
 
@@ -124,7 +127,10 @@ class StepTrainingMixin(ScoringMixin):
         """
 
     def parameter_groups(self) -> Any:
-        """What the optimiser trains: the network, or a list of groups, each with its own ``lr`` and so on."""
+        """What the optimiser trains: the network, or a list of groups, each with its own ``lr`` and so on.
+
+        A group may have a length of its own, ``max_steps`` and ``warmup_steps``: its rate is 0 from there on.
+        """
         return self.model
 
     # ------------------------------------------------------------------ arguments
@@ -145,6 +151,7 @@ class StepTrainingMixin(ScoringMixin):
         lr_schedule: str = "cosine",
         warmup_steps: int = 0,
         least_steps: int = 1,
+        films_in_memory: bool | None = None,
         **optimizer_arguments: Any,
     ) -> None:
         """Check and keep the arguments of a training.
@@ -163,6 +170,8 @@ class StepTrainingMixin(ScoringMixin):
             lr_schedule: ``"cosine"`` to zero over ``max_steps``, or ``"constant"``.
             warmup_steps: Linear warm-up of the learning rate, 0 or more.
             least_steps: Smallest ``max_steps``; 0 where a network may be used as it is.
+            films_in_memory: Keep the training films in memory at the model's size, see :class:`ResidentFilms`; None
+                does so where each is read at least twice, nothing augments them, and they fit.
             **optimizer_arguments: For the optimiser, for example ``betas``.
 
         Raises:
@@ -183,8 +192,7 @@ class StepTrainingMixin(ScoringMixin):
         check_choice("checkpoint", checkpoint, Checkpoint)
         check_choice("lr_schedule", lr_schedule, Schedule)
         self.seed = seed
-        self.max_steps = max_steps
-        self.steps_per_epoch = validation_interval(max_steps, steps_per_epoch, default_steps_per_epoch)
+        self.set_length(max_steps, steps_per_epoch, default_steps_per_epoch)
         self.checkpoint = checkpoint
         self.optimizer_name = optimizer
         self.learning_rate = learning_rate
@@ -194,12 +202,29 @@ class StepTrainingMixin(ScoringMixin):
         self.optimizer_arguments = optimizer_arguments
         self.lr_schedule = lr_schedule
         self.warmup_steps = warmup_steps
+        self.films_in_memory = films_in_memory
         self.keep_resolved(
             max_steps=max_steps,
             steps_per_epoch=self.steps_per_epoch,
             learning_rate=learning_rate,
             warmup_steps=warmup_steps,
         )
+
+    def set_length(self, max_steps: int, steps_per_epoch: int | None, default_steps_per_epoch: int) -> None:
+        """Fix how long is trained; also in :meth:`setup`, where the length follows from the training set.
+
+        Args:
+            max_steps: See :meth:`set_up_training`.
+            steps_per_epoch: See :meth:`set_up_training`.
+            default_steps_per_epoch: See :meth:`set_up_training`.
+
+        Raises:
+            ValueError: If ``steps_per_epoch`` does not divide ``max_steps``.
+        """
+        self.max_steps = max_steps
+        self.steps_per_epoch = validation_interval(max_steps, steps_per_epoch, default_steps_per_epoch)
+        if self._trainer is not None:
+            self.trainer.fit_loop.max_epochs = self.trainer_arguments["max_epochs"]
 
     @property
     def learning_type(self) -> LearningType:
@@ -272,6 +297,7 @@ class StepTrainingMixin(ScoringMixin):
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
             vars(datamodule).pop("train_dataloader", None)
+        self._films = None
 
     def _step_loader(self) -> DataLoader:
         datamodule = self.datamodule
@@ -283,7 +309,9 @@ class StepTrainingMixin(ScoringMixin):
                 datamodule.train_batch_size,
             )
         accumulate = self.trainer.accumulate_grad_batches
-        stream = StepDataset(dataset, mix_seed(self.seed, 1))
+        self._films = self._keep_films(dataset)
+        seed = mix_seed(self.seed, 1)
+        stream = ResidentStepDataset(self._films, seed) if self._films else StepDataset(dataset, seed)
         sampler = StepSampler(
             stream,
             batch_size=datamodule.train_batch_size,
@@ -296,10 +324,44 @@ class StepTrainingMixin(ScoringMixin):
             stream,
             batch_size=datamodule.train_batch_size,
             sampler=sampler,
-            num_workers=datamodule.num_workers,
-            collate_fn=datamodule.external_collate_fn or dataset.collate_fn,
             drop_last=True,
+            **self._loading(dataset),
         )
+
+    def _loading(self, dataset: Any) -> dict[str, Any]:
+        """How a loader makes batches of training films: resident ones come as batches, others are read by workers."""
+        if self._films is not None:
+            return {"collate_fn": _as_it_is}
+        datamodule = self.datamodule
+        return {
+            "num_workers": datamodule.num_workers,
+            "collate_fn": datamodule.external_collate_fn or dataset.collate_fn,
+        }
+
+    def _keep_films(self, dataset: Any) -> ResidentFilms | None:
+        """Read the training films into memory, where that is wanted, possible and pays."""
+        if self.films_in_memory is False or self._films is not None:
+            return self._films
+        datamodule = self.datamodule
+        if datamodule.external_collate_fn is not None or not stays_the_same(dataset):
+            if self.films_in_memory:
+                msg = (
+                    "films_in_memory=True keeps what is read once, and the datamodule's train_augmentations or "
+                    "external_collate_fn make something new at each reading: leave one of them out."
+                )
+                raise ValueError(msg)
+            return None
+        plain = self.without_augmentation(dataset)
+        if self.films_in_memory is None:
+            batches = self.trainer.accumulate_grad_batches * self.max_steps
+            first: Any = plain[0]
+            height, width = first.image.shape[-2:]
+            pays = batches * datamodule.train_batch_size >= 2 * len(dataset)
+            if not pays or not has_room(len(dataset), (height, width), self.device):
+                return None
+        films = ResidentFilms(plain, self.device, datamodule.eval_batch_size, datamodule.num_workers)
+        logger.info("%d training films are kept in memory (%s, %s).", len(films), films.films.dtype, self.device)
+        return films
 
     def on_train_batch_start(self, batch: ImageBatch, batch_idx: int) -> None:
         """Make everything random in this step a function of (seed, step, rank), and begin a stage where one begins."""
@@ -362,13 +424,24 @@ class StepTrainingMixin(ScoringMixin):
             filter_bias_and_bn=not self.decay_all,
             **self.optimizer_arguments,
         )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate_at)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, [self._rate(group) for group in optimizer.param_groups]
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def rate_at(self, step: int) -> float:
         """Factor on the learning rate at an optimiser step, counted from 0."""
-        decay_ends = self.max_steps if self.lr_schedule == "cosine" else math.inf
-        return warmup_cosine(step, self.warmup_steps, decay_ends)
+        return self._factor(step, self.warmup_steps, self.max_steps)
+
+    def _factor(self, step: int, warmup_steps: int, max_steps: int) -> float:
+        return warmup_cosine(step, warmup_steps, max_steps if self.lr_schedule == "cosine" else math.inf)
+
+    def _rate(self, group: Mapping[str, Any]) -> Callable[[int], float]:
+        """Factor on the rate of a parameter group by the optimiser step."""
+        if "max_steps" not in group:
+            return self.rate_at
+        warmup, length = group["warmup_steps"], group["max_steps"]
+        return lambda step: self._factor(step, warmup, length) if step < length else 0.0
 
     def on_train_end(self) -> None:
         """Give the model its chosen checkpoint."""
@@ -381,6 +454,10 @@ class StepTrainingMixin(ScoringMixin):
         for batch in loader:
             images = batch.image.to(self.device)
             yield transform(images) if transform else images
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _at_least(number: int) -> str:

@@ -11,12 +11,15 @@ from anomalib.models import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from anomalib_cxr.imaging.progress import progress
 from anomalib_cxr.models.components.bank import BankMixin
 from anomalib_cxr.models.components.patch_search.local_search import Distance
 from anomalib_cxr.models.components.patch_search.reference_bank import BankDtype, Selection
+from anomalib_cxr.models.components.post_processor import RankPreservingPostProcessor
 from anomalib_cxr.models.components.presets import resolve_preset
 from anomalib_cxr.models.components.step_order import seeded
 from anomalib_cxr.models.multires_patch_ssl.ntx_ent_loss import NTXentLoss
@@ -45,6 +48,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "patches_per_step": 64,
         "max_steps": 60,
         "steps_per_epoch": 60,
+        "checkpoint": "best",
+        "threshold_rule": "best_f1",
         "learning_rate": 0.075 * 64**0.5,
         "feature_dim": 64,
         "bank_dtype": "float16",
@@ -56,8 +61,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "encoder_size": None,
         "backbone": "resnet50",
         "patches_per_step": 256,
-        "max_steps": 100_000,
+        "epochs": 100,
         "steps_per_epoch": 10_000,
+        "checkpoint": "last",
+        "threshold_rule": "mid_range",
         "learning_rate": 4.8,
         "feature_dim": None,
         "bank_dtype": "float32",
@@ -77,6 +84,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "patches_per_step": 64,
         "max_steps": 0,
         "steps_per_epoch": 1,
+        "checkpoint": "best",
+        "threshold_rule": "best_f1",
         "learning_rate": 0.6,
         "feature_dim": None,
         "bank_dtype": "float16",
@@ -87,23 +96,26 @@ PRESETS: dict[str, dict[str, Any]] = {
 class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anomalib, two bases have to_onnx
     """MultiResPatchSSL: SimCLR on patches of several sizes, nearest-normal search within a patch distance.
 
-    Kim, Moon and Lee, "Multiresolution patch-based self-supervised anomaly detection on chest X-rays", Sci. Rep. 2023,
-    doi 10.1038/s41598-023-30589-w. One encoder a patch size learns from patches of normal images; each patch of a query
-    is scored by its distance to the nearest patch of the same size at about the same place of a normal image, and the
-    maps of all sizes are fused.
+    Kim, Moon and Lee, "Unsupervised anomaly detection for posteroanterior chest X-rays using multiresolution
+    patch-based self-supervised learning", Sci. Rep. 2023, doi 10.1038/s41598-023-30589-w. One encoder a patch size
+    learns from patches of normal images; each patch of a query is scored by its distance to the nearest patch of
+    the same size at about the same place of a normal image, and the maps of all sizes are fused.
 
     Each step reads ``train_batch_size`` images once, and trains every size on ``patches_per_step`` of their patches.
-    The paper says "batch 256, 100 epochs": we read the batch as patches, a step of each size. Its learning rate of 4.8
-    is SimCLR's for batch 4096 (0.3 · batch / 256); ``preset="laptop"`` takes SimCLR's other rule, 0.075 · √batch, made
-    for small batches and few epochs: after 60 steps on PhantomCXR one size's validation AUROC was 0.76 with it and 0.61
-    with the first.
+    The paper says "batch 256, 100 epochs": we read both in patches, of each size. An image of 2048² has 256, 64, 16 and
+    4 of them, so 1,802 normal images make 180,200, 45,050, 11,262 and 2,816 steps, and 64 images a step are what has
+    256 patches of 1024 pixels. Sizes whose encoders have had their epochs rest. Its learning rate of 4.8 is SimCLR's
+    for batch 4096 (0.3 · batch / 256); ``preset="laptop"`` takes SimCLR's other rule, 0.075 · √batch, made for small
+    batches and few epochs: after 60 steps on PhantomCXR one size's validation AUROC was 0.76 with it and 0.61 with the
+    first.
 
     With ``pre_trained=True`` and ``max_steps=0`` nothing is trained, and the banks hold frozen timm features.
 
     Args:
         preset: ``"laptop"`` (256² input, patches of W/16 … W/2 at 32 px, ResNet-18, PCA to 64, 60 steps; ours),
-            ``"paper"`` (2048², ResNet-50, 256 patches a step), or ``"best"`` (ours: what ranks ZhangLab's validation
-            images best; nothing is trained). ``"best"`` differs from the paper in all of this: frozen ImageNet
+            ``"paper"`` (2048², ResNet-50, 100 epochs of 256 patches a step, the last weights, and abnormal above half
+            the range of the validation scores), or ``"best"`` (ours: what ranks ZhangLab's validation images best;
+            nothing is trained). ``"best"`` differs from the paper in all of this: frozen ImageNet
             features of EfficientNet-lite0 instead of SimCLR, the cells of the last feature map but one of the whole
             image at 256² instead of cut-out patches, one size of 32 px, whitened cosine instead of Mahalanobis
             distance, and the mean of the whole map as score instead of its highest pixel. The arguments whose default
@@ -129,6 +141,8 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
         feature_dim: Length to which PCA shortens features; 0 keeps all.
         max_references: References kept for each cell; None keeps all.
         selection: How they are chosen.
+        epochs: How often the encoder of each size sees each of its patches, which makes its number of steps, rounded;
+            above 0, it stands in place of ``max_steps``. 0 counts ``max_steps`` for all sizes.
         max_steps: Optimiser steps; 0 trains nothing.
         steps_per_epoch: Optimiser steps between two validations, a divisor of ``max_steps``; None takes the preset's,
             made to divide.
@@ -139,12 +153,15 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
         learning_rate: Peak learning rate.
         weight_decay: Weight decay.
         optimizer: Any optimiser name of timm; the paper's is LARS.
-        warmup_steps: Linear warm-up of the learning rate, before its cosine decay; None takes a tenth of ``max_steps``.
-        checkpoint: ``"best"`` by AUROC on the labelled validation split, or ``"last"``.
+        warmup_steps: Linear warm-up of the learning rate, before its cosine decay; None takes a tenth of the steps.
+        checkpoint: ``"best"`` by AUROC on the labelled validation split, or ``"last"`` (paper, which tells of no
+            choice).
         seed: Seed of weights, order, views and choices.
         max_bank_gib: Refuse to build banks larger than this many GiB; None sets no limit.
+        films_in_memory: Keep the training films in memory at the model's size, on the device; the numbers are the same.
+            None does so where it pays and fits.
         pre_processor: As in Anomalib; the default resizes to ``image_size``.
-        post_processor: As in Anomalib; the default keeps ranks.
+        post_processor: As in Anomalib; the default keeps ranks, and decides as the preset says.
         evaluator: As in Anomalib; the default adds AUROC on validation.
         visualizer: As in Anomalib.
 
@@ -176,6 +193,7 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
         feature_dim: int | None = None,
         max_references: int | None = None,
         selection: Selection = "random",
+        epochs: float | None = None,
         max_steps: int | None = None,
         steps_per_epoch: int | None = None,
         patches_per_step: int | None = None,
@@ -185,9 +203,10 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
         weight_decay: float = 1e-6,
         optimizer: str = "lars",
         warmup_steps: int | None = None,
-        checkpoint: Literal["best", "last"] = "best",
+        checkpoint: Literal["best", "last"] | None = None,
         seed: int = 0,
         max_bank_gib: float | None = None,
+        films_in_memory: bool | None = None,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -209,32 +228,56 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
             top_q=top_q,
             bank_dtype=bank_dtype,
             feature_dim=feature_dim,
+            # Each stands in place of the other; the preset's counts where neither is given.
+            epochs=0 if epochs is None and max_steps is not None else epochs,
             max_steps=max_steps,
             patches_per_step=patches_per_step,
             learning_rate=learning_rate,
+            checkpoint=checkpoint,
+            threshold_rule=None,
         )
+        self.epochs = float(resolved.epochs or 0)
         side, sizes = resolved.image_size, tuple(resolved.patch_sizes)
         if pre_processor is True:
             pre_processor = BankMixin.configure_pre_processor((side, side))
+        if post_processor is True:
+            post_processor = RankPreservingPostProcessor(threshold_rule=resolved.threshold_rule)
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
+        if self.epochs:
+            if max_steps is not None:
+                msg = f"epochs={epochs} and max_steps={max_steps} both give a length: leave one out."
+                raise ValueError(msg)
+            resolved.max_steps = 1  # until the training set is known
+        elif resolved.max_steps is None:
+            msg = f"preset={preset} counts epochs: with epochs=0 give max_steps."
+            raise ValueError(msg)
+        self._given = {"steps_per_epoch": steps_per_epoch, "warmup_steps": warmup_steps}
+        self._default_steps_per_epoch: int = PRESETS[preset]["steps_per_epoch"]
         self.set_up_training(
             seed=seed,
             max_steps=resolved.max_steps,
-            steps_per_epoch=steps_per_epoch,
-            default_steps_per_epoch=PRESETS[preset]["steps_per_epoch"],
-            checkpoint=checkpoint,
+            steps_per_epoch=None if self.epochs else steps_per_epoch,
+            default_steps_per_epoch=self._default_steps_per_epoch,
+            checkpoint=resolved.checkpoint,
             optimizer=optimizer,
             learning_rate=resolved.learning_rate,
             weight_decay=weight_decay,
             decay_all=False,
             warmup_steps=resolved.max_steps // 10 if warmup_steps is None else warmup_steps,
             least_steps=0,
+            films_in_memory=films_in_memory,
         )
         self.patches_per_step = resolved.patches_per_step
         self.same_image_negatives = same_image_negatives
         self.max_bank_gib = max_bank_gib
         for wrong, message in (
             (self.patches_per_step < 2, f"patches_per_step must be at least 2, not {self.patches_per_step}."),
+            (self.epochs < 0, f"epochs must be 0 or more, not {epochs}."),
+            (
+                self.epochs > 0 and shared_encoder,
+                "epochs gives the encoder of each size a length of its own, which shared_encoder has not: give "
+                "max_steps.",
+            ),
             (
                 max(sizes, default=1) > side and resolved.features == "crops",
                 f"A patch of patch_sizes={sizes} is larger than image_size={side}.",
@@ -279,13 +322,92 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
             )
         # 0 stands for "no resizing" and "all features"; None would ask the preset.
         no_preset = {"encoder_size": resolved.encoder_size or 0, "feature_dim": resolved.feature_dim or 0}
-        self.keep_resolved(**vars(resolved) | no_preset, weights=self.model.weights)
+        self.keep_resolved(**vars(resolved) | no_preset | {"epochs": self.epochs}, weights=self.model.weights)
+        if self.epochs:  # steps follow from the training set, here and wherever the checkpoint is loaded
+            self.keep_resolved(max_steps=None, **self._given)
+
+    # ------------------------------------------------------------------ a length for each size
+
+    def steps_of_sizes(self, images: int, processes: int = 1) -> tuple[int, ...]:
+        """Optimiser steps that each size is trained for.
+
+        Args:
+            images: Normal training images.
+            processes: How many draw patches for the same step, or how many batches are accumulated in one.
+
+        Returns:
+            For each patch size ``epochs`` times all its patches by those of a step, rounded, at least 1.
+        """
+        if not self.epochs:
+            return (self.max_steps,) * len(self.model.patch_sizes)
+        grids = [self.model.grid(size, self._grid_size()) for size in range(len(self.model.patch_sizes))]
+        step = self.patches_per_step * processes
+        return tuple(max(1, round(self.epochs * images * grid.rows * grid.cols / step)) for grid in grids)
+
+    def _grid_size(self) -> tuple[int, int]:
+        size = self.input_size
+        if size is None:
+            msg = (
+                "MultiResPatchSSL needs a pre-processor with a Resize to a fixed size: patches have a place in a grid."
+            )
+            raise ValueError(msg)
+        return size[0], size[1]
+
+    def setup(self, stage: str) -> None:
+        """Take the length from the training set, where it is given in epochs."""
+        super().setup(stage)
+        if stage == TrainerFn.FITTING and self.epochs:
+            in_parallel = self.trainer.world_size * self.trainer.accumulate_grad_batches
+            self._steps = self.steps_of_sizes(len(self.datamodule.train_data), in_parallel)
+            self.set_length(max(self._steps), self._given["steps_per_epoch"], self._default_steps_per_epoch)
+            lengths = (f"{steps} of {side}" for side, steps in zip(self.model.patch_sizes, self._steps, strict=True))
+            logger.info(
+                "%g epochs of patches are so many steps of so many pixels: %s.", self.epochs, ", ".join(lengths)
+            )
+
+    def on_fit_start(self) -> None:
+        """Warn of steps with fewer patches than asked for."""
+        super().on_fit_start()
+        images = self.datamodule.train_batch_size
+        for size, side in enumerate(self.model.patch_sizes if self.max_steps else ()):
+            grid = self.model.grid(size, self._grid_size())
+            if images * grid.rows * grid.cols < self.patches_per_step:
+                logger.warning(
+                    "A step trains %d patches of %d pixels and not patches_per_step=%d, for train_batch_size=%d images "
+                    "have no more: %d images would.",
+                    images * grid.rows * grid.cols,
+                    side,
+                    self.patches_per_step,
+                    images,
+                    -(-self.patches_per_step // (grid.rows * grid.cols)),
+                )
+
+    def parameter_groups(self) -> Any:
+        """The network, or a group of each size, where each has a length of its own."""
+        if not self.epochs:
+            return self.model
+        warmup = self._given["warmup_steps"]
+        return [
+            {"params": module, "max_steps": steps, "warmup_steps": steps // 10 if warmup is None else warmup}
+            for module, steps in zip(self._trained_modules(), self._steps, strict=True)
+        ]
+
+    def _trained_modules(self) -> list[nn.Module]:
+        """Encoder and projection head of each size."""
+        return [nn.ModuleList(pair) for pair in zip(self.model.encoders, self.model.heads, strict=True)]
+
+    # ------------------------------------------------------------------ the step
 
     def training_loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Contrast patches of every size."""
         images = grey(cast("torch.Tensor", batch.image))
         losses = {}
         for size, side in enumerate(self.model.patch_sizes):
+            if self.epochs and self.steps_trained >= self._steps[size]:
+                if self.trainer.world_size > 1:  # where every parameter must have a gradient; the rate is 0
+                    resting = self._trained_modules()[size].parameters()
+                    losses[str(side)] = 0.0 * torch.stack([values.sum() for values in resting]).sum()
+                continue
             patches, owners = self._sample_patches(images, size, generator)
             first, second = self.views(patches, generator)
             projections = self.model.embed(torch.cat([first, second]), size)
@@ -309,12 +431,7 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
 
     def build_bank(self, loader: DataLoader) -> None:
         """Collect the features of the training images and fit banks and statistics."""
-        size = self.input_size
-        if size is None:
-            msg = (
-                "MultiResPatchSSL needs a pre-processor with a Resize to a fixed size: patches have a place in a grid."
-            )
-            raise ValueError(msg)
+        size = self._grid_size()
         n_images = len(self.datamodule.train_data)
         expected = sum(self.model.expected_bank_bytes(n_images, size)) / 2**30
         logger.info("The banks of %d images will take %.2f GiB.", n_images, expected)

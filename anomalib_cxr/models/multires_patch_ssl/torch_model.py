@@ -1,7 +1,7 @@
 """MultiResPatchSSL's network, banks and maps: what is exported.
 
-Kim, Moon and Lee, "Multiresolution patch-based self-supervised anomaly detection on chest X-rays", Sci. Rep. 2023,
-doi 10.1038/s41598-023-30589-w.
+Kim, Moon and Lee, "Unsupervised anomaly detection for posteroanterior chest X-rays using multiresolution patch-based
+self-supervised learning", Sci. Rep. 2023, doi 10.1038/s41598-023-30589-w.
 """
 
 import logging
@@ -80,7 +80,8 @@ class MultiResPatchSSLModel(nn.Module):
         layers: Levels of the feature map for ``"map"``, see :class:`PatchEncoder`. Defaults to the last two.
         projection_dim: Length of the projections for training.
         patch_distance: Patch distance, or one for each size; ``"all"`` (or ``None``) searches the whole grid.
-        distance: Distance of features, see :class:`LocalSearch`.
+        distance: Distance of features, see
+            :class:`~anomalib_cxr.models.components.patch_search.local_search.LocalSearch`.
         weights: Weight of each size's map, not negative, in the order of ``patch_sizes``. Defaults to ``None``: the
             paper's for four sizes, otherwise equal.
         score: Image score: ``"max"``, the highest pixel of the fused map (paper), or ``"top_q"``, the mean of its

@@ -120,6 +120,18 @@ def test_momentum_is_classical_and_sgd_is_nesterov() -> None:
             assert weight.item() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["lars", "lookahead_lars", "momentum"])
+@pytest.mark.parametrize("decay", [0.0, 1e-2])
+@pytest.mark.parametrize("filtered", [False, True])
+def test_groups_of_modules_are_trained_as_the_whole_module(name: str, decay: float, filtered: bool) -> None:
+    whole, parted = network(), network()
+    groups = [{"params": part} for part in (parted[:2], parted[2], parted[3])]
+    expected = train(whole, build_optimizer(whole, name, 0.05, 0.8, decay, filter_bias_and_bn=filtered))
+    found = train(parted, build_optimizer(groups, name, 0.05, 0.8, decay, filter_bias_and_bn=filtered))
+    for got, wanted in zip(found, expected, strict=True):
+        assert torch.equal(got, wanted)
+
+
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(ValueError, match="optimizer='sdg' is none of timm's"):
         build_optimizer(network(), "sdg", 0.1)

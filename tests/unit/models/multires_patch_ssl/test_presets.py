@@ -5,6 +5,7 @@ import timm
 from safetensors.torch import save_file
 
 from anomalib_cxr.models import MultiResPatchSSL
+from anomalib_cxr.models.components.post_processor import RankPreservingPostProcessor
 from anomalib_cxr.models.multires_patch_ssl.torch_model import PAPER_WEIGHTS
 
 
@@ -48,6 +49,43 @@ def test_paper_is_the_papers() -> None:
     assert found["sizes"] == (128, 256, 512, 1024)
     assert found["weights"] == PAPER_WEIGHTS
     assert (found["features"], found["distance"], found["score"][0]) == ("crops", "mahalanobis", "max")
+
+
+def test_paper_trains_a_hundred_epochs_of_the_patches_of_each_size_and_takes_the_last_weights() -> None:
+    model = MultiResPatchSSL(preset="paper", backbone="resnet10t")
+    patches = [(2048 // side) ** 2 for side in model.model.patch_sizes]
+    assert model.patches_per_step == 256
+    # Kim et al.'s 70 % of 2,574 normal images; 100 epochs of 256 patches a step.
+    assert model.steps_of_sizes(1802) == tuple(round(100 * 1802 * n / 256) for n in patches)
+    assert model.steps_of_sizes(1802) == (180_200, 45_050, 11_262, 2_816)
+    assert model.steps_of_sizes(1802, processes=4) == (45_050, 11_262, 2_816, 704)
+    assert model.checkpoint == "last"
+    assert model.post_processor.threshold_rule == "mid_range"
+
+
+def test_paper_with_another_length_choice_or_rule() -> None:
+    post_processor = RankPreservingPostProcessor(threshold_rule="best_f1")
+    given = {"max_steps": 30, "checkpoint": "best", "post_processor": post_processor}
+    model = MultiResPatchSSL(preset="paper", backbone="resnet10t", **given)
+    assert (model.max_steps, model.checkpoint, model.post_processor.threshold_rule) == (30, "best", "best_f1")
+    assert model.steps_of_sizes(1802) == (30, 30, 30, 30)
+    for preset in ("laptop", "best"):
+        model = MultiResPatchSSL(preset=preset, backbone="resnet10t")
+        assert (model.epochs, model.checkpoint, model.post_processor.threshold_rule) == (0, "best", "best_f1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epochs": 2, "max_steps": 30}, "epochs=2 and max_steps=30 both give a length"),
+        ({"epochs": -1}, "epochs must be 0 or more, not -1"),
+        ({"epochs": 2, "shared_encoder": True}, "which shared_encoder has not"),
+        ({"preset": "paper", "epochs": 0}, "with epochs=0 give max_steps"),
+    ],
+)
+def test_lengths_that_contradict_are_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MultiResPatchSSL(backbone="resnet10t", **arguments)
 
 
 @pytest.mark.parametrize("preset", ["laptop", "best"])
