@@ -1,9 +1,11 @@
 """What several processes hold, joined on each of them; on one process, and without a process group, what it holds."""
 
+import os
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch import distributed as dist
 
@@ -13,6 +15,16 @@ T = TypeVar("T")
 def world_size() -> int:
     """Number of processes that train or test together; 1 where none were started."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_first_process() -> bool:
+    """Whether this process is the first of those that run together, asked before they know each other.
+
+    Returns:
+        What the environment says that Lightning, torchrun or a cluster has set; True where none of them has.
+    """
+    node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
+    return getattr(rank_zero_only, "rank", 0) == 0 and int(node) == 0
 
 
 def gather_objects(value: T) -> list[T]:

@@ -30,6 +30,11 @@ CONFIG, FITTED, METRICS, DONE, LOG = "job.yaml", "fitted.json", "test_metrics.js
 """Files of a job of a cross-validation, in the order of their coming."""
 STOCK_CONFIG = "config.yaml"
 """Configuration that Anomalib's command line leaves."""
+RUN_FOLDER: tuple[str | Path, ...] = (
+    STOCK_CONFIG, PICTURES, SHEETS, WEIGHTS, CHECKPOINTS, CHECKPOINTS / MODEL_CHECKPOINT,
+    CHECKPOINTS / BEST_CHECKPOINT, CHECKPOINTS / LAST_CHECKPOINT,
+)  # fmt: skip
+"""What others write for a run, or we in several files: a folder before what is in it."""
 LAST_FOLDER = "last"
 """Folder in a job's of the predictions by the last weights, where the model chose earlier ones."""
 

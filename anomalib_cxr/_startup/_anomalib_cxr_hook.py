@@ -8,7 +8,7 @@ switches it off.
 import sys
 
 # Registries of Anomalib and the packages whose classes go there (whichever of a pair is imported last registers), and
-# packages that read files or list subcommands.
+# packages that read files, run models or list subcommands.
 _TARGETS = frozenset(
     {
         "anomalib.models",

@@ -97,7 +97,9 @@ class CheckpointChoice(Callback):
             self.best_step,
             self.best_score,
         )
-        checkpoint = trainer.strategy.checkpoint_io.load_checkpoint(self.best_path, map_location=pl_module.device)
+        checkpoint = trainer.strategy.checkpoint_io.load_checkpoint(
+            self.best_path, map_location=pl_module.device, weights_only=True
+        )
         pl_module.load_state_dict(checkpoint["state_dict"])
         trainer.strategy.barrier("chosen checkpoint loaded")
         if trainer.is_global_zero:
@@ -111,7 +113,7 @@ class CheckpointChoice(Callback):
         if not isinstance(callback, ModelCheckpoint) or callback.best_model_path != str(model_ckpt):
             return  # the user's own checkpointing is left alone
         for source, target in ((model_ckpt, model_ckpt.with_name(LAST_CHECKPOINT)), (best, model_ckpt)):
-            with written_atomically(target) as temporary:
+            with written_atomically(target, durable=True) as temporary:
                 shutil.copyfile(source, temporary)
 
 

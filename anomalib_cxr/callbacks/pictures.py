@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 
 from lightning.pytorch import Trainer
 
+from anomalib_cxr.files import folder_below, remove_link
 from anomalib_cxr.imaging.picture_names import name_pictures, same_file_key, with_hash
 
 
@@ -41,7 +42,9 @@ class Pictures:
         path = Path(folder) / self._names[image] if image in self._names else stock()
         if self._owners.setdefault(same_file_key(str(path)), image) != image:
             path = Path(with_hash(str(path), image))
-        path.parent.mkdir(parents=True, exist_ok=True)
+        is_below = path.is_relative_to(folder)
+        folder_below(folder if is_below else path.parent, *(path.parent.relative_to(folder).parts if is_below else ()))
+        remove_link(path)
         self.written[image] = path
         return path
 

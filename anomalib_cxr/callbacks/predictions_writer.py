@@ -13,12 +13,12 @@ import pandas as pd
 import torch
 from anomalib.data import InferenceBatch
 from anomalib.post_processing import PostProcessor
-from anomalib.utils.serialization import anomalib_safe_globals
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anomalib_cxr.callbacks.pictures import images_root, pictures_of
 from anomalib_cxr.callbacks.run_record import TRAINING_KEY, describe_run, describe_training, write_json
 from anomalib_cxr.callbacks.unreadable_list import unreadable_of, write_unreadable
+from anomalib_cxr.checkpoint_files import load_checkpoint
 from anomalib_cxr.distributed import gather_objects, order_without_repeats
 from anomalib_cxr.imaging.picture_names import below
 from anomalib_cxr.metrics.checks import check_scores
@@ -113,8 +113,7 @@ class PredictionsWriter(Callback):
 
     def _load_from(self, path: str | Path, pl_module: LightningModule) -> None:
         """Take up the validation and the training that a checkpoint file keeps, without reading its weights."""
-        with anomalib_safe_globals(extra=cast("AnomalibModule", pl_module).checkpoint_safe_globals()):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = load_checkpoint(path, cast("AnomalibModule", pl_module).checkpoint_safe_globals())
         self.load_state_dict(checkpoint.get("callbacks", {}).get(self.state_key, {}))
         self._training = checkpoint.get(TRAINING_KEY)
         self._checkpoint, self._step = path, checkpoint.get("global_step")

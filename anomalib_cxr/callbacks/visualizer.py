@@ -15,6 +15,7 @@ from PIL import Image
 from anomalib_cxr.callbacks.film_names import film_name
 from anomalib_cxr.callbacks.pictures import pictures_of
 from anomalib_cxr.callbacks.predictions_writer import PredictionsWriter
+from anomalib_cxr.files import written_atomically
 from anomalib_cxr.imaging import (
     SMOOTHED,
     Caption,
@@ -84,7 +85,8 @@ class HeatMapVisualizer(ImageVisualizer):
                     category=getattr(datamodule, "category", None),
                 ),
             )
-            Image.fromarray(picture).save(path)
+            with written_atomically(path) as temporary:
+                Image.fromarray(picture).save(temporary, format=Image.registered_extensions()[path.suffix.lower()])
 
     def on_predict_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any

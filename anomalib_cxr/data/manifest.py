@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from anomalib_cxr import __version__
+from anomalib_cxr.csv_tables import csv_text, restored
 from anomalib_cxr.data.splits import LABELS, SPLITS
 from anomalib_cxr.data.tables import TableError
 from anomalib_cxr.files import write_text
@@ -44,10 +45,7 @@ def write_manifest(path: str | Path, table: pd.DataFrame, name: str, settings: d
     """
     path = Path(path)
     rows = sorted(table[_COLUMNS].astype(str).itertuples(index=False, name=None))
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*_COLUMNS, "check"])
-    writer.writerows([*row, _check(row)] for row in rows)
+    body = csv_text([[*_COLUMNS, "check"], *([*row, _check(row)] for row in rows)])
     head: dict[str, Any] = {
         "format": _FORMAT,
         "set": name,
@@ -55,9 +53,9 @@ def write_manifest(path: str | Path, table: pd.DataFrame, name: str, settings: d
         "settings": settings,
         "images": dict(sorted(Counter(f"{row[3]} {row[2]}" for row in rows).items())),
     }
-    digest = _digest(head, text.getvalue())
+    digest = _digest(head, body)
     head["sha256"] = digest
-    write_text(path, f"# {json.dumps(head, sort_keys=True)}\n{text.getvalue()}")
+    write_text(path, f"# {json.dumps(head, sort_keys=True)}\n{body}")
     logger.info("%s: wrote the split to %s, SHA-256 %s", name, path, digest)
     return digest
 
@@ -89,7 +87,7 @@ def read_manifest(path: str | Path, name: str) -> tuple[pd.DataFrame, dict[str, 
         msg = f"{path} is a split of {head['set']}, not of {name}"
         raise TableError(msg)
     try:
-        lines = list(csv.reader(io.StringIO(body, newline="")))
+        lines = [[restored(cell) for cell in line] for line in csv.reader(io.StringIO(body, newline=""))]
     except csv.Error as error:
         msg = f"the split manifest {path} was changed and is no CSV any more: {error}"
         raise TableError(msg) from error

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from anomalib_cxr.csv_tables import write_table
 from anomalib_cxr.data.base import RadiographDataModule
 from anomalib_cxr.data.phantom import LESIONS, RENDERER_VERSION, check_kinds, check_size, render_phantom
 from anomalib_cxr.data.splits import ABNORMAL, NORMAL, SPLITS
@@ -145,7 +146,7 @@ class PhantomCXR(RadiographDataModule):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             for film in progress(missing, f"Drawing {self.folder.name}", unit="film"):
                 self._draw(film)
-            write_bytes(table, self._table(films, Path()).to_csv(index=False).encode())
+            write_table(table, self._table(films, Path()))
         except OSError as error:
             msg = f"PhantomCXR: cannot draw into {self.folder} ({error.strerror or error}), give a root to write to"
             raise OSError(msg) from error

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from anomalib_cxr.deploy.metadata import EXACT_RESIZE, ExportedModelError, read_metadata
+from anomalib_cxr.deploy.metadata import EXACT_RESIZE, ExportedModelError, read_metadata, weights_path
 from anomalib_cxr.deploy.resize import antialiased_resize
 from anomalib_cxr.deploy.runtimes import Precision, Runtime, open_session
 from anomalib_cxr.imaging import RadiographError, read_radiograph
@@ -109,7 +109,8 @@ class ExportedDetector:
         self.batch_size = batch_size
         self.thresholds = Thresholds(self.metadata["decision"]["image"], self.metadata["decision"]["pixel"])
         self._size = (size[0], size[1])
-        self._session = open_session(Path(path), runtime, threads, precision, self._size, batch_size)
+        weights = weights_path(Path(path), self.metadata)
+        self._session = open_session(Path(path), runtime, threads, precision, self._size, batch_size, weights)
         if any(fixed not in {None, side} for fixed, side in zip(self._session.size, self._size, strict=True)):
             msg = (
                 f"The graph of {path} takes images of {self._session.size} only, where its metadata states {size}: "

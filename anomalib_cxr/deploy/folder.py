@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from anomalib_cxr import __version__
 from anomalib_cxr.deploy.commissioning import Site
+from anomalib_cxr.csv_tables import growing_table
 from anomalib_cxr.deploy.detector import ExportedDetector, FilePrediction, Prediction
 from anomalib_cxr.deploy.overlay import overlay, save_png
 from anomalib_cxr.deploy.secondary_capture import is_own_capture, new_run, secondary_capture
-from anomalib_cxr.files import growing_table, written_atomically
+from anomalib_cxr.files import folder_below, written_atomically
 from anomalib_cxr.imaging import DICOM_SUFFIXES, SMOOTHED, Names, shown_name
 from anomalib_cxr.imaging.dicom import is_dicom
 from anomalib_cxr.imaging.listing import FileScan, identity, list_radiographs
@@ -255,6 +256,7 @@ class _Draw:
         relative = relative.with_name(relative.name + suffix)
         if not fits(relative.name):
             relative = Path(with_hash(str(relative), source.name))
+        folder_below(self.output, *relative.parent.parts)
         with written_atomically(self.output / relative) as temporary:
             write(temporary)
         return relative.as_posix()

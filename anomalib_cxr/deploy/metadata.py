@@ -102,7 +102,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     metadata = _parse(path, text)
     _check_seal(path, metadata.get("file_sha256"))
     _check_content(path, metadata)
-    _check_weights(path, metadata["weights"])
+    _check_weights(path, metadata)
     return metadata
 
 
@@ -190,13 +190,29 @@ def _finite(numbers: dict[str, Any], name: str) -> bool:
     return isinstance(value, float) and math.isfinite(value)
 
 
-def _check_weights(path: Path, stated: dict[str, Any]) -> None:
-    # Only the name counts: a path in there must not lead out of the model's folder.
-    name = Path(str(stated.get("file", ""))).name
+def weights_path(path: Path, metadata: dict[str, Any]) -> Path:
+    """File of the weights that belong to an exported model.
+
+    Args:
+        path: ``.onnx`` or ``.xml`` file.
+        metadata: Its metadata.
+
+    Returns:
+        The file that the metadata names, in the model's own folder: only the name counts.
+
+    Raises:
+        ExportedModelError: If there is none.
+    """
+    name = Path(str(metadata["weights"].get("file", ""))).name
     weights = path.with_name(name) if name else path
     if weights == path or not weights.is_file():
         msg = f"{path} needs its weights beside it under the name {name or '(not stated)'}: copy both files together."
         raise ExportedModelError(msg)
+    return weights
+
+
+def _check_weights(path: Path, metadata: dict[str, Any]) -> None:
+    stated, weights = metadata["weights"], weights_path(path, metadata)
     size = weights.stat().st_size
     if size != stated.get("bytes"):
         msg = f"{weights} has {size} bytes where {path.name} states {stated.get('bytes')}: copy both files again."

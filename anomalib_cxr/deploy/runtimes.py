@@ -64,6 +64,7 @@ class OpenVINOSession:
         precision: ``"f32"``, or ``"default"``: what the CPU does fastest, which may be bfloat16.
         size: Height and width of the images that will come: a graph that takes any is fixed to it, which is faster.
         batch_size: Images that will come at once, if it is 1 (fixed as well).
+        weights: File of the weights of an ``.xml``; None takes the ``.bin`` of its name.
     """
 
     def __init__(
@@ -73,11 +74,13 @@ class OpenVINOSession:
         precision: Precision = "f32",
         size: tuple[int, int] | None = None,
         batch_size: int = 1,
+        weights: Path | None = None,
     ) -> None:
         import openvino
 
         core = openvino.Core()
-        model = core.read_model(str(path))
+        # An .onnx names its weights itself.
+        model = core.read_model(str(path), str(weights) if weights and path.suffix.lower() == ".xml" else "")
         shape = model.input(0).partial_shape
         self.size = _fixed([None if axis.is_dynamic else axis.get_length() for axis in shape])
         if size is not None and None in self.size:
@@ -105,6 +108,7 @@ def open_session(
     precision: Precision,
     size: tuple[int, int],
     batch_size: int,
+    weights: Path,
 ) -> Session:
     """Open a model with the runtime of its format, or the one named.
 
@@ -115,6 +119,7 @@ def open_session(
         precision: See :class:`OpenVINOSession`.
         size: Height and width of the images that will come.
         batch_size: Images that will come at once.
+        weights: File of the weights, the one that was checked.
 
     Raises:
         ExportedModelError: If the runtime is not installed, does not take the format, or refuses the file.
@@ -129,7 +134,7 @@ def open_session(
     try:
         if runtime == "onnxruntime":
             return OnnxRuntimeSession(path, threads)
-        return OpenVINOSession(path, threads, precision, size, batch_size)
+        return OpenVINOSession(path, threads, precision, size, batch_size, weights)
     except ImportError as error:
         msg = f"{path} needs {runtime}, which is not installed: pip install {runtime}."
         raise ExportedModelError(msg) from error

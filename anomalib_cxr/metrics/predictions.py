@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from anomalib_cxr.files import written_atomically
+from anomalib_cxr.csv_tables import restored, write_table
 from anomalib_cxr.metrics.checks import check_scores
 
 logger = logging.getLogger(__name__)
@@ -47,8 +47,7 @@ def write_predictions(path: str | Path, predictions: pd.DataFrame) -> None:
     """
     path = Path(path)
     _check(predictions, str(path))
-    with written_atomically(path) as temporary:
-        _with_picture(predictions).to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
+    write_table(path, _with_picture(predictions))
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
@@ -77,7 +76,7 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8", encoding_errors="surrogateescape")
     except FileNotFoundError as error:
         msg = f"There are no predictions at {path}: a test run writes them beside its pictures."
         raise PredictionsError(msg) from error
@@ -88,6 +87,7 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
     if absent:
         msg = f"{path} lacks the columns {absent}, it has {list(table.columns)}."
         raise PredictionsError(msg)
+    table = table.apply(lambda column: column.map(restored))
     for column in ("raw_score", "score", "p_value"):
         try:
             # By Python's float, which is exact to the last digit; pandas' own parser is only since version 3.

@@ -22,7 +22,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from sklearn.metrics import roc_auc_score
 from torch.utils.data import DataLoader
 
-from anomalib_cxr.files import written_atomically
+from anomalib_cxr.csv_tables import write_table
 from anomalib_cxr.imaging.progress import progress
 from anomalib_cxr.models import MultiResPatchSSL
 from anomalib_cxr.models.components.patch_search.reference_bank import ReferenceBank
@@ -72,8 +72,7 @@ class PatchAblation(Pipeline):
         model = MultiResPatchSSL.load_from_checkpoint(args.ckpt_path, map_location="cpu")
         table = ablate(cast("MultiResPatchSSL", model), datamodule, args.settings, args.weights)
         output = Path(args.output)
-        with written_atomically(output) as temporary:
-            table.to_csv(temporary, index=False)
+        write_table(output, table)
         print(table.to_string(index=False, float_format="{:.3f}".format))
         print(f"The table is in {output}.")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from anomalib_cxr.checkpoint_files import CheckpointError
 from anomalib_cxr.plugin.wrapping import Wrapping
 
 #: A training that goes on may be made longer, or keep another checkpoint; all else is the checkpoint's.
@@ -118,7 +119,7 @@ def _take_arguments(config: Any, typed: Sequence[str], resumes: bool) -> bool:
         Whether the model is one of ours, and so takes them.
 
     Raises:
-        ValueError: If there is no such checkpoint, it is another class's, or an argument was given that contradicts it.
+        CheckpointError: If there is no such checkpoint, it is another class's, or an argument contradicts it.
     """
     from anomalib_cxr.models.components.checkpoints import (
         SelfDescribingMixin,
@@ -143,7 +144,7 @@ def _take_arguments(config: Any, typed: Sequence[str], resumes: bool) -> bool:
     if different:
         named = ", ".join(f"{key}={ours!r} (trained with {value!r})" for key, value, ours in different)
         msg = f"{path} contradicts {named}: leave these arguments out, or give another checkpoint."
-        raise ValueError(msg)
+        raise CheckpointError(msg)
     kept = {key for key in given if resumes and key in _CHANGEABLE and given[key] is not None}
     if "max_steps" in kept:
         kept.add("steps_per_epoch")

@@ -48,7 +48,7 @@ def on_import(module_name: str) -> None:
 
     Args:
         module_name: A registry of Anomalib, the package of ours that goes there, or a package of Anomalib's that
-            reads files or lists subcommands.
+            reads files, runs models or lists subcommands.
     """
     if module_name == _PIPELINES:
         _register_subcommands()
@@ -109,15 +109,17 @@ def _wrap() -> None:
 
 
 def _wrappings() -> tuple[Wrapping, ...]:
+    from anomalib_cxr.plugin.checkpoint_io import CHECKPOINT_IO
     from anomalib_cxr.plugin.command_line import COMMAND_LINE
     from anomalib_cxr.plugin.ending import ENDING
     from anomalib_cxr.plugin.log_lines import LOG_LINES
     from anomalib_cxr.plugin.mistakes import MISTAKES
     from anomalib_cxr.plugin.predicting import PREDICTING
     from anomalib_cxr.plugin.reading import READING
+    from anomalib_cxr.plugin.run_folders import RUN_FOLDERS
     from anomalib_cxr.plugin.runs import RUNS
 
-    return READING, RUNS, PREDICTING, COMMAND_LINE, LOG_LINES, ENDING, MISTAKES
+    return READING, RUNS, RUN_FOLDERS, PREDICTING, CHECKPOINT_IO, COMMAND_LINE, LOG_LINES, ENDING, MISTAKES
 
 
 def _public_classes(module: ModuleType) -> dict[str, type]:

@@ -69,18 +69,22 @@ def test_a_job_leaves_predictions_pictures_and_weights_and_goes_on_after_its_tra
         pd.testing.assert_frame_equal(read_predictions(folder / name), table)
 
 
-def test_a_torn_checkpoint_starts_the_training_again(tmp_path, caplog) -> None:
+@pytest.mark.parametrize("torn", [["model.ckpt"], ["model.ckpt", "best.ckpt"]], ids=["model", "both"])
+def test_a_torn_checkpoint_costs_no_whole_one(tmp_path, torn, caplog) -> None:
     folder = prepared(tmp_path, "ours")
     run_job(folder)
     first = read_predictions(folder / "predictions.csv")
     for name in ("done.json", "fitted.json", "predictions.csv"):
         (folder / name).unlink()
-    checkpoint = folder / "weights/lightning/model.ckpt"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    for name in torn:
+        checkpoint = folder / "weights/lightning" / name
+        checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with caplog.at_level("INFO"):
         run_job(folder)
-    assert "the training starts again" in caplog.text
-    assert json.loads((folder / "done.json").read_text())["fit_seconds"] > 0
+    assert caplog.text.count("It cannot be gone on from") == len(torn)
+    resumed = "Going on from step" in caplog.text
+    assert resumed == (len(torn) == 1)
+    assert (json.loads((folder / "done.json").read_text())["fit_seconds"] is None) == resumed
     pd.testing.assert_frame_equal(read_predictions(folder / "predictions.csv"), first)
 
 

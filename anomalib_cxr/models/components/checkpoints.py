@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from anomalib.utils.serialization import anomalib_safe_globals
-
+from anomalib_cxr.checkpoint_files import CheckpointError, load_checkpoint
 from anomalib_cxr.models.components.module import MixedIntoModule
 from anomalib_cxr.models.components.pretrained import weights_come_later
 
@@ -67,7 +65,7 @@ class SelfDescribingMixin(MixedIntoModule):
             **kwargs: As in torch.
 
         Raises:
-            ValueError: If they do not fit this model; the message names the arguments that differ from the
+            CheckpointError: If they do not fit this model; the message names the arguments that differ from the
                 checkpoint's.
         """
         arguments, self._loaded_arguments = self._loaded_arguments, None
@@ -88,7 +86,7 @@ class SelfDescribingMixin(MixedIntoModule):
                     f"The checkpoint does not fit this {name} ({first[:200]}): it is another model's, or of a version "
                     "whose weights had other names; use the version that wrote it, or train again."
                 )
-            raise ValueError(msg) from error
+            raise CheckpointError(msg) from error
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -100,7 +98,7 @@ class SelfDescribingMixin(MixedIntoModule):
             **kwargs: As in Lightning; arguments given here win over the checkpoint's.
 
         Raises:
-            ValueError: If a path leads to no checkpoint, or to one of another class.
+            CheckpointError: If a path leads to no checkpoint, or to one of another class.
         """
         if isinstance(checkpoint_path, str | Path):
             checkpoint = read_checkpoint(checkpoint_path, cls.checkpoint_safe_globals())
@@ -108,6 +106,7 @@ class SelfDescribingMixin(MixedIntoModule):
             arguments = constructor_arguments(checkpoint)
             given = checkpoint["hyper_parameters"]
             kwargs = {name: value for name, value in arguments.items() if value != given.get(name)} | kwargs
+        kwargs.setdefault("weights_only", True)
         with weights_come_later():
             return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
@@ -123,21 +122,14 @@ def read_checkpoint(path: str | Path, extra_safe_globals: Any = ()) -> dict[str,
         The checkpoint as Lightning wrote it; no code in it is run.
 
     Raises:
-        ValueError: If there is no such file, or it is no checkpoint of plain data and weights.
+        CheckpointError: If there is no such file, or it is no checkpoint of plain data and weights.
     """
-    path = Path(path)
-    if not path.is_file():
-        msg = f"There is no checkpoint {path}."
-        raise ValueError(msg)
-    try:
-        with anomalib_safe_globals(extra=extra_safe_globals):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        dict(checkpoint["hyper_parameters"]), checkpoint["state_dict"]
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0][:200]
-        msg = f"{path} is no checkpoint of an Anomalib model that holds plain data and weights: {reason}"
-        raise ValueError(msg) from error
-    return dict(checkpoint)
+    checkpoint = load_checkpoint(path, extra_safe_globals)
+    absent = [key for key in ("hyper_parameters", "state_dict") if not isinstance(checkpoint.get(key), Mapping)]
+    if absent:
+        msg = f"{path} is no checkpoint of an Anomalib model: it lacks {' and '.join(absent)}."
+        raise CheckpointError(msg)
+    return checkpoint
 
 
 def refuse_other_class(checkpoint: Mapping[str, Any], cls: type) -> None:
@@ -148,12 +140,12 @@ def refuse_other_class(checkpoint: Mapping[str, Any], cls: type) -> None:
         cls: Class of the model that is to take it, which may derive from the one that wrote it.
 
     Raises:
-        ValueError: Naming both.
+        CheckpointError: Naming both.
     """
     wrote = checkpoint.get(CLASS_PATH_KEY)
     if wrote is not None and wrote.rpartition(".")[2] not in {one.__name__ for one in cls.__mro__}:
         msg = f"The checkpoint is one of {wrote} and not of {cls.__name__}: take that class for it."
-        raise ValueError(msg)
+        raise CheckpointError(msg)
 
 
 def constructor_arguments(checkpoint: Mapping[str, Any]) -> dict[str, Any]:

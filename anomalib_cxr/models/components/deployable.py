@@ -13,8 +13,10 @@ from lightning import __version__ as lightning_version
 
 from anomalib_cxr import __version__
 from anomalib_cxr.deploy.metadata import EXACT_RESIZE, FORMAT, KEY, OUTPUTS, UNSEALED, describe_weights, seal
+from anomalib_cxr.files import folder_below
 from anomalib_cxr.models.components.checkpoints import SelfDescribingMixin
 from anomalib_cxr.models.components.exact_resize import AntialiasedResize
+from anomalib_cxr.run_folder import WEIGHTS
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +89,7 @@ class DeployableMixin(SelfDescribingMixin):
             )
             raise ValueError(msg)
         # What a former export left: torch writes no .data for a small model, and would leave the old one beside it.
-        folder = Path(export_root) / "weights" / ExportType.ONNX.value
+        folder = folder_below(export_root, WEIGHTS, ExportType.ONNX.value)
         for name in (f"{model_file_name}.onnx", f"{model_file_name}.onnx.data"):
             (folder / name).unlink(missing_ok=True)
         path = Path(super().to_onnx(export_root, model_file_name, input_size, **kwargs))
@@ -106,6 +108,9 @@ class DeployableMixin(SelfDescribingMixin):
             The ``.xml`` file; the weights are in the ``.bin`` beside it.
         """
         compression = kwargs.get("compression_type", args[2] if len(args) > 2 else None)
+        folder = folder_below(export_root, WEIGHTS, ExportType.OPENVINO.value)
+        for suffix in (".xml", ".bin"):
+            (folder / f"{args[0] if args else kwargs.get('model_file_name', 'model')}{suffix}").unlink(missing_ok=True)
         path = Path(super().to_openvino(export_root, *args, **kwargs))
         name = CompressionType(compression).value if compression else None
         _describe_openvino(path, self.export_metadata() | {"compression": name})

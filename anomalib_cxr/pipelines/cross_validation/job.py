@@ -24,16 +24,17 @@ import torch
 import yaml
 from anomalib.cli import AnomalibCLI
 from anomalib.loggers import configure_logger
-from anomalib.utils.serialization import anomalib_safe_globals
 from filelock import FileLock
 from lightning.pytorch import seed_everything
 
 from anomalib_cxr import __version__
 from anomalib_cxr.callbacks.run_record import write_json
+from anomalib_cxr.checkpoint_files import CheckpointError, load_checkpoint
 from anomalib_cxr.metrics.predictions import read_predictions
 from anomalib_cxr.models.components.step_training import StepTrainingMixin
 from anomalib_cxr.pipelines.cross_validation.plan import read_json
 from anomalib_cxr.run_folder import (
+    BEST_CHECKPOINT,
     CHECKPOINTS,
     CONFIG,
     DONE,
@@ -105,13 +106,15 @@ def _prepare(folder: Path, output: Path, *arguments: str) -> tuple[Any, Any, Any
 
 def _resume_from(folder: Path, model: Any) -> Path | None:
     """Checkpoint to go on from; None to start, with the leftovers of a start before cleared away."""
-    checkpoint = folder / CHECKPOINTS / MODEL_CHECKPOINT
-    if isinstance(model, StepTrainingMixin) and checkpoint.is_file():
+    # The best is as good a place to go on from: an older version's model.ckpt may be torn by a kill.
+    for name in (MODEL_CHECKPOINT, BEST_CHECKPOINT) if isinstance(model, StepTrainingMixin) else ():
+        checkpoint = folder / CHECKPOINTS / name
+        if not checkpoint.is_file():
+            continue
         try:
-            with anomalib_safe_globals(extra=model.checkpoint_safe_globals()):
-                step = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
-        except Exception as error:  # noqa: BLE001  # whatever a torn file raises
-            logger.warning("%s cannot be read (%s): the training starts again.", checkpoint, error)
+            step = load_checkpoint(checkpoint, model.checkpoint_safe_globals())["global_step"]
+        except (CheckpointError, KeyError) as error:
+            logger.warning("It cannot be gone on from %s: %s", checkpoint, error)
         else:
             logger.info("Going on from step %d.", step)
             return checkpoint

@@ -9,7 +9,8 @@ from anomalib.pipelines.components.base.runner import Runner
 from filelock import FileLock, Timeout
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from anomalib_cxr.files import write_text, written_atomically
+from anomalib_cxr.csv_tables import write_table
+from anomalib_cxr.files import write_text
 from anomalib_cxr.metrics.thresholds import check_rule
 from anomalib_cxr.pipelines.cross_validation.plan import plan_jobs
 from anomalib_cxr.pipelines.cross_validation.runner import is_done, run_jobs
@@ -99,8 +100,7 @@ class CrossValidate(Pipeline):
                     planned = Counter((job.data, job.model) for job in jobs)
                     single, table = make_tables(evaluated, planned, args.draws, args.level)
                     for name, content in (("jobs.csv", single), ("table.csv", table)):
-                        with written_atomically(results / name) as temporary:
-                            content.to_csv(temporary, index=False)
+                        write_table(results / name, content)
                     text = f"{to_markdown(table, args.threshold, args.draws, args.level)}\n\n{text}".rstrip()
                     write_text(results / "table.md", f"{text}\n")
                 print(text)

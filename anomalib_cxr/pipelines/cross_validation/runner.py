@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from anomalib_cxr.cores import available_cores
-from anomalib_cxr.files import write_text
+from anomalib_cxr.files import remove_link, write_text
 from anomalib_cxr.pipelines.cross_validation.plan import CrossValidationJob, PlanError, read_json
 from anomalib_cxr.run_folder import CONFIG, DONE, JOB_FOLDER, LOG
 
@@ -116,10 +116,11 @@ def _run_job(
     if not _has_config(job, folder):
         for name in JOB_FOLDER:  # of another configuration
             path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / CONFIG, f"# {job.digest}\n{yaml.safe_dump(job.config, sort_keys=False)}")
     log_path = folder / LOG
+    remove_link(log_path)
     with log_path.open("ab") as log:
         # The open pipe is how the job knows that this process lives.
         process = subprocess.Popen(

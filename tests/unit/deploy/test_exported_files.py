@@ -231,7 +231,16 @@ def test_runtime_must_take_the_format(openvino_model: Path, onnx_model: Path) ->
         ExportedDetector(onnx_model, batch_size=0)
 
 
-def test_renamed_model_still_finds_its_weights(onnx_model: Path) -> None:
-    copy = onnx_model.with_name("chest.onnx")
-    shutil.copy(onnx_model, copy)
-    assert ExportedDetector(copy).metadata["model"] == "MeanBrightness"
+@pytest.mark.parametrize("kind", ["onnx_model", "openvino_model"])
+def test_a_renamed_model_is_scored_by_its_own_weights(kind: str, request: pytest.FixtureRequest) -> None:
+    path: Path = request.getfixturevalue(kind)
+    copy = path.with_stem("chest")
+    shutil.copy(path, copy)
+    weights = path.with_name(read_metadata(path)["weights"]["file"])
+    # Another model's, under the name that a runtime would guess: its threshold is 0.9.
+    others = np.frombuffer(weights.read_bytes(), np.float32).copy()
+    others[others == np.float32(0.5)] = 0.9
+    copy.with_name(weights.name.replace("model", "chest")).write_bytes(others.tobytes())
+    detector = ExportedDetector(copy)
+    assert detector.metadata["model"] == "MeanBrightness"
+    assert detector.predict([np.full((40, 40), 0.7, np.float32)])[0].abnormal

@@ -210,3 +210,13 @@ def test_our_own_captures_are_no_films(onnx_model: Path, tmp_path: Path) -> None
     assert found == ["a.dcm", "theirs.dcm"]
     alone = predict_folder(detector, films / "archive.dcm", tmp_path / "third", progress=False)
     assert (alone.images, alone.own_captures) == (0, 1)
+
+
+def test_a_link_in_the_place_of_the_pictures_is_not_followed(onnx_model: Path, films: Path, tmp_path: Path) -> None:
+    elsewhere, out = tmp_path / "elsewhere", tmp_path / "out"
+    elsewhere.mkdir()
+    out.mkdir()
+    (out / "heat_maps").symlink_to(elsewhere, target_is_directory=True)
+    scored = predict_folder(ExportedDetector(onnx_model), films, out, progress=False).images
+    assert not list(elsewhere.iterdir())
+    assert len(list((out / "heat_maps").rglob("*.png"))) == scored > 0

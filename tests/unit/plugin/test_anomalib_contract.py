@@ -47,6 +47,15 @@ NAMES = [
     "anomalib.cli.cli:AnomalibCLI.add_subcommands",
     "anomalib.cli.cli:AnomalibCLI.before_instantiate_classes",
     "anomalib.cli.cli:AnomalibCLI.instantiate_classes",
+    "anomalib.cli.cli:main",
+    # Folders of runs, and checkpoints.
+    "anomalib.engine:engine",
+    "anomalib.engine.engine:create_versioned_dir",
+    "anomalib.engine.engine:resolve_versioned_path",
+    "anomalib.engine.engine:Engine._setup_anomalib_callbacks",
+    "anomalib.engine.plugins.checkpoint_io:AnomalibCheckpointIO.load_checkpoint",
+    "anomalib.engine.plugins.checkpoint_io:AnomalibCheckpointIO.save_checkpoint",
+    "lightning.pytorch.utilities.rank_zero:rank_zero_only",
     # Datamodules: our splits are final, so the methods that would change them are overridden.
     "anomalib.data:AnomalibDataModule._setup",
     "anomalib.data:AnomalibDataModule._create_test_split",
@@ -95,6 +104,20 @@ PARAMETERS = {
     "anomalib.data:AnomalibDataModule._setup": ["self", "_stage"],
     "anomalib.post_processing:PostProcessor._normalize": ["preds", "norm_min", "norm_max", "threshold"],
     "anomalib.cli:AnomalibCLI": ["args", "run"],
+    "anomalib.engine.engine:create_versioned_dir": ["root_dir"],
+    "anomalib.engine.engine:resolve_versioned_path": ["path"],
+    "anomalib.engine.plugins.checkpoint_io:AnomalibCheckpointIO.load_checkpoint": [
+        "self",
+        "path",
+        "map_location",
+        "weights_only",
+    ],
+    "anomalib.engine.plugins.checkpoint_io:AnomalibCheckpointIO.save_checkpoint": [
+        "self",
+        "checkpoint",
+        "path",
+        "storage_options",
+    ],
     "anomalib.utils.serialization:anomalib_safe_globals": ["extra"],
 }
 

@@ -1,0 +1,64 @@
+"""Anomalib's reading and writing of checkpoints: never code, always whole, and one sentence where that fails."""
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from anomalib_cxr.checkpoint_files import CheckpointError, in_one_sentence
+from anomalib_cxr.files import written_atomically
+from anomalib_cxr.plugin.wrapping import Wrapping
+
+
+def _wrap_load(stock: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Keep code in the file from being run, unless the caller asked for that."""
+
+    @functools.wraps(stock)
+    def load_checkpoint(self: Any, path: Any, map_location: Any = None, weights_only: bool | None = True) -> Any:
+        if weights_only is False:
+            return stock(self, path, map_location=map_location, weights_only=False)
+        # Lightning gives None, which the environment variable TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD turns into False.
+        return in_one_sentence(path, lambda: stock(self, path, map_location=map_location, weights_only=True))
+
+    return load_checkpoint
+
+
+def _wrap_save(stock: Callable[..., None]) -> Callable[..., None]:
+    """Write beside the old checkpoint, which stays until the new one is on disk.
+
+    Lightning writes into the folder for temporary files and moves that, which is a copy where it is another disk.
+    """
+
+    @functools.wraps(stock)
+    def save_checkpoint(self: Any, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if "://" in str(path):
+            stock(self, checkpoint, path, storage_options)
+            return
+        with written_atomically(Path(path), durable=True) as temporary:
+            stock(self, checkpoint, temporary, storage_options)
+
+    return save_checkpoint
+
+
+def _wrap_main(stock: Callable[[], None]) -> Callable[[], None]:
+    """End the command with one sentence where a checkpoint cannot be used."""
+
+    @functools.wraps(stock)
+    def main() -> None:
+        try:
+            stock()
+        except CheckpointError as error:
+            sys.exit(f"anomalib: {error}")
+
+    return main
+
+
+#: Where Anomalib's Engine reads and writes checkpoints, and its command ends.
+CHECKPOINT_IO = Wrapping(
+    [
+        ("anomalib.engine.plugins.checkpoint_io", "AnomalibCheckpointIO.load_checkpoint", _wrap_load),
+        ("anomalib.engine.plugins.checkpoint_io", "AnomalibCheckpointIO.save_checkpoint", _wrap_save),
+        ("anomalib.cli.cli", "main", _wrap_main),
+    ]
+)
