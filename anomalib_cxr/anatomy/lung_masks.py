@@ -73,6 +73,7 @@ class LungMasks:
         paths: Sequence[str | os.PathLike[str]],
         size: tuple[int, int],
         method: LungMethod = "shape",
+        bits: Sequence[int | None] | None = None,
         num_workers: int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         progress: bool = True,
@@ -86,6 +87,8 @@ class LungMasks:
             paths: Image files; a path that comes twice is segmented once.
             size: Height and width of the masks, at least 16.
             method: ``"shape"`` or ``"otsu"``, see :func:`~anomalib_cxr.anatomy.segment_lungs`.
+            bits: Stored depth of each image as :func:`~anomalib_cxr.imaging.read_radiograph` takes it, None where the
+                file tells; None for all.
             num_workers: Worker processes; 0 stays in this process, None takes up to 8, or none for a few images.
             cache_dir: Folder that keeps masks between runs, or None. Masks there are found by the content of the image
                 file, so a changed file is segmented anew. Several processes may share it. Damaged files are replaced.
@@ -95,7 +98,8 @@ class LungMasks:
             The masks.
 
         Raises:
-            ValueError: If there are no paths, or size, method or num_workers is out of range.
+            ValueError: If there are no paths, if size, method or num_workers is out of range, if there are not as many
+                ``bits`` as paths or two for one path.
             RadiographError: If images cannot be read; the message names the first of them.
         """
         check_method(method)
@@ -103,12 +107,13 @@ class LungMasks:
         if min(height, width) < MIN_SIDE:
             msg = f"Lung masks need a size of at least {MIN_SIDE}×{MIN_SIDE}, got {height}×{width}."
             raise ValueError(msg)
-        unique = tuple(dict.fromkeys(_absolute(path) for path in paths))
+        depths = _depths([_absolute(path) for path in paths], bits)
+        unique = tuple(depths)
         if not unique:
             msg = "Lung masks need at least one image, got no paths."
             raise ValueError(msg)
         cache = None if cache_dir is None else Path(cache_dir)
-        segmentation = _Segmentation(unique, (height, width), method, cache)
+        segmentation = _Segmentation(unique, tuple(depths.values()), (height, width), method, cache)
 
         packed = np.empty((len(unique), -(-height * width // 8)), dtype=np.uint8)
         quality: list[LungQuality] = []
@@ -184,8 +189,16 @@ class _Result:
 class _Segmentation(Dataset):
     """The masks of a list of files, or for a file that cannot be read, the reason."""
 
-    def __init__(self, paths: tuple[str, ...], size: tuple[int, int], method: LungMethod, cache: Path | None) -> None:
+    def __init__(
+        self,
+        paths: tuple[str, ...],
+        bits: tuple[int | None, ...],
+        size: tuple[int, int],
+        method: LungMethod,
+        cache: Path | None,
+    ) -> None:
         self.paths = paths
+        self.bits = bits
         self.size = size
         self.method = method
         self.cache = cache
@@ -194,16 +207,16 @@ class _Segmentation(Dataset):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> _Result | str:
-        path = Path(self.paths[index])
+        path, bits = Path(self.paths[index]), self.bits[index]
         try:
             if self.cache is None:
-                return self._segment(path)
-            stored = self.cache / f"{self._key(path)}.npz"
+                return self._segment(path, bits)
+            stored = self.cache / f"{self._key(path, bits)}.npz"
             existed = stored.exists()
             kept = _load(stored, self.size) if existed else None
             if kept is not None:
                 return kept
-            result = self._segment(path, replaced=existed)
+            result = self._segment(path, bits, replaced=existed)
         except RadiographError as error:
             return str(error)
         _store(stored, result)
@@ -222,25 +235,39 @@ class _Segmentation(Dataset):
         for chunk in loader:
             yield from chunk
 
-    def _segment(self, path: Path, replaced: bool = False) -> _Result:
-        image = torch.from_numpy(read_radiograph(path))[None]
+    def _segment(self, path: Path, bits: int | None, replaced: bool = False) -> _Result:
+        image = torch.from_numpy(read_radiograph(path, bits=bits))[None]
         image = resize(image, list(self.size), antialias=True)[0].clamp(0, 1)
         mask, quality = segment_lungs_with_quality(image.numpy(), self.method)
         return _Result(np.packbits(mask), quality, replaced)
 
-    def _key(self, path: Path) -> str:
+    def _key(self, path: Path, bits: int | None) -> str:
         """Name of a mask: what the file holds and how it is read and segmented."""
         try:
             digest = hashlib.sha256(path.read_bytes())
         except OSError as error:
             msg = f"{path} cannot be read: {error.strerror}"
             raise RadiographError(msg) from error
-        digest.update(json.dumps([path.suffix.lower(), self.size, self.method, SEGMENTATION_VERSION]).encode())
+        settings = [path.suffix.lower(), self.size, self.method, SEGMENTATION_VERSION]
+        digest.update(json.dumps(settings if bits is None else [*settings, bits]).encode())
         return digest.hexdigest()
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
     return os.path.abspath(path)  # noqa: PTH100 - resolve() would ask the disk for links, at every lookup
+
+
+def _depths(paths: Sequence[str], bits: Sequence[int | None] | None) -> dict[str, int | None]:
+    """Stored depth of each distinct path."""
+    if bits is not None and len(bits) != len(paths):
+        msg = f"Lung masks need a stored depth for each path, got {len(bits)} for {len(paths)}."
+        raise ValueError(msg)
+    depths: dict[str, int | None] = {}
+    for path, depth in zip(paths, bits or [None] * len(paths), strict=True):
+        if depths.setdefault(path, depth) != depth:
+            msg = f"Lung masks got two stored depths for {path}, {depths[path]} and {depth}."
+            raise ValueError(msg)
+    return depths
 
 
 def _load(stored: Path, size: tuple[int, int]) -> _Result | None:

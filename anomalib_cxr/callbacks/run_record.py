@@ -72,7 +72,9 @@ def describe_run(
     Returns:
         What JSON can hold: ``stage`` ("test" or "predict"), ``date``, ``versions``, ``device``, ``processes`` and
         ``precision`` of this run; ``model`` and ``data`` with ``class_path`` and ``init_args``, and of the data the
-        name of the ``root`` that images are named below; ``checkpoint``, ``step`` and ``training``.
+        name of the ``root`` that images are named below; ``map``, what the model says of its heat maps
+        (``map_description``), "" where it says nothing; ``nearest_references``, whether the model can name the normal
+        images that it compared an image with; ``checkpoint``, ``step`` and ``training``.
     """
     return {
         "stage": str(getattr(trainer.state.fn, "value", trainer.state.fn)),
@@ -121,7 +123,7 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         msg = f"The run's {path.name} cannot be read (it holds no object)"
         raise RunRecordError(msg)
-    kinds = {"model": dict, "data": dict, "versions": dict, "training": dict, "step": int}
+    kinds = {"model": dict, "data": dict, "versions": dict, "training": dict, "step": int, "map": str}
     return {name: value for name, value in content.items() if isinstance(value, kinds.get(name, object))}
 
 

@@ -16,6 +16,7 @@ from anomalib_cxr.cores import available_cores
 from anomalib_cxr.data.dataset import RadiographDataset
 from anomalib_cxr.data.manifest import read_manifest
 from anomalib_cxr.data.splits import ABNORMAL, LABELS, NORMAL, SPLITS
+from anomalib_cxr.data.tables import stored_depths
 from anomalib_cxr.imaging.cache import ImageCache
 
 logger = logging.getLogger(__name__)
@@ -142,10 +143,7 @@ class RadiographDataModule(AnomalibDataModule):
             msg = f"{self.name}: give cache_dir and cache_size to prepare a cache"
             raise ValueError(msg)
         samples = self.samples
-        bits = None
-        if "bits" in samples.columns:
-            bits = [None if pd.isna(value) else int(value) for value in samples["bits"]]
-        return self.cache.prepare(samples["image_path"], bits, max(1, self.num_workers))
+        return self.cache.prepare(samples["image_path"], stored_depths(samples), max(1, self.num_workers))
 
     def _setup(self, _stage: str | None = None) -> None:
         samples = self.samples

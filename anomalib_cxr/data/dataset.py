@@ -19,6 +19,7 @@ from torchvision.transforms.v2.functional import resize
 from torchvision.tv_tensors import Image, Mask
 
 from anomalib_cxr.data.items import RadiographBatch, RadiographItem
+from anomalib_cxr.data.tables import stored_depth
 from anomalib_cxr.imaging import RadiographError, read_radiograph
 from anomalib_cxr.imaging.cache import ImageCache
 
@@ -151,8 +152,7 @@ class RadiographDataset(AnomalibDataset):
 
     def _read_image(self, sample: Any) -> tuple[np.ndarray, tuple[int, int]]:
         """Read the radiograph of one row: (H, W) float32 in [0, 1], and the height and width of its file."""
-        stored = sample.get("bits")
-        bits = None if pd.isna(stored) else int(stored)
+        bits = stored_depth(sample.get("bits"))
         if self.cache is not None:
             return self.cache.read_with_shape(sample["image_path"], bits=bits)
         pixels = read_radiograph(sample["image_path"], bits=bits)

@@ -2,33 +2,13 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from anomalib_cxr.imaging import is_radiograph
-
-
-@dataclass
-class FileScan:
-    """What a folder holds.
-
-    Attributes:
-        root: The folder scanned.
-        images: Paths of the images below the root, with forward slashes, sorted.
-        ignored: Number of other files: hidden ones such as ``.DS_Store`` and ``._name.png``, and other formats.
-        loops: Linked folders that lead back to a folder already entered, not followed.
-    """
-
-    root: Path
-    images: list[str] = field(default_factory=list)
-    ignored: int = 0
-    loops: list[str] = field(default_factory=list)
+from anomalib_cxr.imaging.listing import FileScan, list_radiographs
 
 
 def scan_images(root: str | Path) -> FileScan:
-    """List the images below a folder in one walk.
-
-    Links are followed, each folder once. Hidden folders and ``__MACOSX`` are passed over.
+    """List the images below a folder, see :func:`~anomalib_cxr.imaging.listing.list_radiographs`.
 
     Args:
         root: Folder to scan.
@@ -39,46 +19,13 @@ def scan_images(root: str | Path) -> FileScan:
     Raises:
         FileNotFoundError: If ``root`` does not exist.
         NotADirectoryError: If ``root`` is no folder.
+        PermissionError: If a folder below it cannot be opened: its images would be missing without a word.
     """
-    root = Path(root)
-    if not root.exists():
-        msg = f"{root} does not exist, give the folder that holds the images"
-        raise FileNotFoundError(msg)
-    if not root.is_dir():
-        msg = f"{root} is a file, give the folder that holds the images"
-        raise NotADirectoryError(msg)
-    scan = FileScan(root)
-    status = root.stat()
-    entered = {(status.st_dev, status.st_ino)}
-    folders = [""]
-    while folders:
-        prefix = folders.pop()
-        with os.scandir(root / prefix) as entries:
-            for entry in sorted(entries, key=lambda item: item.name):
-                relative = f"{prefix}{entry.name}"
-                if _is_folder(entry):
-                    if entry.name.startswith(".") or entry.name == "__MACOSX":
-                        continue
-                    status = os.stat(entry.path)  # noqa: PTH116 - entry.stat() has no inode on Windows
-                    if (status.st_dev, status.st_ino) in entered:
-                        scan.loops.append(relative)
-                        continue
-                    entered.add((status.st_dev, status.st_ino))
-                    folders.append(f"{relative}/")
-                elif entry.name.startswith(".") or not is_radiograph(entry.path):
-                    scan.ignored += 1
-                else:
-                    scan.images.append(relative)
-    scan.images.sort()
+    scan = list_radiographs(root)
+    if scan.closed:
+        msg = f"{len(scan.closed)} folders are closed, the first: {next(iter(scan.closed.values()))}"
+        raise PermissionError(msg)
     return scan
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder; a link that leads round in circles is not."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
 
 
 def inside(root: Path, listed: str) -> str:

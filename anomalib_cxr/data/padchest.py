@@ -25,7 +25,7 @@ from anomalib_cxr.data.files import inside
 from anomalib_cxr.data.selection import Selection
 from anomalib_cxr.data.splits import ABNORMAL, NORMAL, assign_folds, draw_patients, patients_with_abnormal
 from anomalib_cxr.data.table_datamodule import TableDataModule, compare_counts, find_table, locate_table, one_of
-from anomalib_cxr.data.tables import TableError, is_missing, parse_labels, parse_numbers, read_table, refuse_duplicates
+from anomalib_cxr.data.tables import TableError, is_missing, parse_depths, parse_labels, read_table, refuse_duplicates
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class PadChest(TableDataModule):
             }
         )
         if self.depth == "table" and "BitsStored_DICOM" in rows.columns:
-            table["bits"] = parse_numbers(rows["BitsStored_DICOM"], path)
+            table["bits"] = parse_depths(rows["BitsStored_DICOM"], path)
         elif self.depth == "table":
             logger.warning("PadChest: %s has no column 'BitsStored_DICOM', each file tells its own depth", path.name)
         if is_missing(table["patient_id"]).any():

@@ -27,7 +27,7 @@ from anomalib_cxr.data.files import inside, scan_images
 from anomalib_cxr.data.selection import Selection
 from anomalib_cxr.data.splits import ABNORMAL, NORMAL
 from anomalib_cxr.data.table_datamodule import TableDataModule, locate_table, name_first
-from anomalib_cxr.data.tables import TableError, is_missing, parse_numbers, read_table, refuse_duplicates
+from anomalib_cxr.data.tables import TableError, is_missing, parse_depths, read_table, refuse_duplicates
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class RadiographTable(TableDataModule):
         table["findings"] = rows["findings"].str.strip() if "findings" in rows else ""
         table["mask_path"] = self._paths(rows["mask_path"], path, optional=True) if "mask_path" in rows else ""
         if "bits" in rows:
-            table["bits"] = parse_numbers(rows["bits"], path)
+            table["bits"] = parse_depths(rows["bits"], path)
         if "split" in rows and not is_missing(rows["split"]).all():
             table["split"] = self._translate(rows["split"], _SPLITS, path, "train, val or test")
         return table
@@ -196,7 +196,11 @@ class RadiographTable(TableDataModule):
                 unlabelled[image.rpartition("/")[0] or "."] += 1
                 continue
             rows.append((image, labels.pop(), splits.pop() if splits else ""))
-        for what, number in (("files are no images", scan.ignored), ("folder links lead in a circle", len(scan.loops))):
+        for what, number in (
+            ("files are no images", scan.ignored),
+            ("folders are hidden", len(scan.hidden)),
+            ("folder links lead to folders listed already", len(scan.loops)),
+        ):
             if number:
                 logger.info("RadiographTable: %d %s and are ignored", number, what)
         if not rows:

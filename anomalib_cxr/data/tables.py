@@ -11,10 +11,14 @@ import re
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 logger = logging.getLogger(__name__)
+
+MAX_DEPTH = 32
+"""Most bits that a pixel of any readable file has."""
 
 _DELIMITERS = (",", ";", "\t", "|")
 _MISSING = frozenset({"", "nan", "none", "na", "n/a", "null"})
@@ -166,6 +170,56 @@ def parse_numbers(values: pd.Series, path: str | Path) -> pd.Series:
         msg = f"{path}: {values.iloc[row][:40]!r} in column '{values.name}', data row {row + 1}, is no number"
         raise TableError(msg)
     return pd.Series([known[cell] for cell in values], index=values.index, name=values.name, dtype=float)
+
+
+def parse_depths(values: pd.Series, path: str | Path) -> pd.Series:
+    """Parse a column of stored bit depths; cells without a value become NaN.
+
+    Args:
+        values: Column of str.
+        path: File it came from, for the message.
+
+    Returns:
+        Column of float, whole numbers in [1, :data:`MAX_DEPTH`].
+
+    Raises:
+        TableError: If a cell is neither empty nor such a number.
+    """
+    numbers = parse_numbers(values, path)
+    wrong = numbers.notna() & ~(numbers.between(1, MAX_DEPTH) & (numbers % 1 == 0))
+    if wrong.any():
+        row = int(wrong.to_numpy().argmax())
+        what = f"{values.iloc[row][:40]!r} in column '{values.name}', data row {row + 1}"
+        msg = f"{path}: {what}, is no bit depth: give a whole number from 1 to {MAX_DEPTH}, or leave the cell empty"
+        raise TableError(msg)
+    return numbers
+
+
+def stored_depths(samples: pd.DataFrame) -> list[int | None]:
+    """Stored bit depth of each image of a samples table.
+
+    Args:
+        samples: Table, perhaps with a column ``bits`` of whole numbers, missing where the file tells its depth.
+
+    Returns:
+        One entry a row, None where it is missing or there is no such column.
+
+    Raises:
+        ValueError: If an entry is no whole number of at least 1.
+    """
+    if "bits" not in samples.columns:
+        return [None] * len(samples)
+    return [stored_depth(value) for value in samples["bits"]]
+
+
+def stored_depth(value: Any) -> int | None:
+    """The same for one entry."""
+    if pd.isna(value):
+        return None
+    if value != int(value) or value < 1:
+        msg = f"bits must be whole numbers of at least 1, got {value}"
+        raise ValueError(msg)
+    return int(value)
 
 
 def _number(cell: str) -> float | None:

@@ -12,15 +12,22 @@ The patient is in the file name: ``person123_bacteria_45.jpeg``, ``IM-0115-0001.
 nothing says whether they are the same children. Patient ids therefore carry the official part
 (``train/person123``), and validation is drawn from those training patients whose number does not occur in the test
 set, so that no child is in both even if the numbering is one.
+
+Nor does anything say whether ``IM-0115`` and ``NORMAL2-IM-0115`` are one child. By default they are two
+(``patient_rule="name"``). If they are one, children are in several parts: of the 1,349 training normals, the test set's
+234 (a half of them known to us) and the default draw, 26 numbers are in training and validation, 46 in training and
+test, 5 in validation and test. ``patient_rule="number"`` takes them for one child, in train and test too, and leaves no
+number in two parts.
 """
 
 import logging
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
+from anomalib_cxr.checks import check_choice
 from anomalib_cxr.data.files import scan_images
 from anomalib_cxr.data.selection import Selection
 from anomalib_cxr.data.splits import ABNORMAL, LABELS, NORMAL, draw_patients, split_by_fold
@@ -31,6 +38,9 @@ logger = logging.getLogger(__name__)
 CLASSES = {"NORMAL": NORMAL, "PNEUMONIA": ABNORMAL}
 PUBLISHED = {"train": {NORMAL: 1349, ABNORMAL: 3883}, "test": {NORMAL: 234, ABNORMAL: 390}}
 _PATIENT = re.compile(r"person\d+|(?:NORMAL2-)?IM-\d+", re.IGNORECASE)
+_NUMBER = re.compile(r"(?:NORMAL2-)?(person|IM-)0*(\d+)", re.IGNORECASE)
+
+PatientRule = Literal["name", "number"]
 _FINDING = re.compile(r"_(bacteria|virus)_", re.IGNORECASE)
 
 
@@ -41,11 +51,14 @@ class ZhangLab(TableDataModule):
     normal and 100 pneumonia images. A patient whose images would overshoot is passed over. The pneumonia images that
     are left are not used. ``findings`` is "bacteria" or "virus".
 
-    With ``fold``, training and test set are pooled, and images of one number stay together whichever set they are from.
+    With ``fold``, training and test set are pooled, and images of one name stay together whichever set they are from.
 
     Args:
         root: Folder with ``train`` and ``test``.
         val_per_class: Validation images of each class.
+        patient_rule: Which names are one child. ``name``: equal ones within train or test, so ``IM-0115`` and
+            ``NORMAL2-IM-0115`` are two. ``number``, the strict one: equal numbers of ``IM-n`` and ``NORMAL2-IM-n``, or
+            of ``person<n>``, in train and test alike; training images whose number is in the test set are not used.
         **kwargs: Subset, split and loader arguments, see :class:`TableDataModule`; ``val_ratio`` and ``test_ratio``
             have no effect.
 
@@ -54,10 +67,17 @@ class ZhangLab(TableDataModule):
         >>> data.samples.groupby(["split", "label"]).size()  # doctest: +SKIP
     """
 
-    split_settings: ClassVar[tuple[str, ...]] = ("val_per_class",)
+    split_settings: ClassVar[tuple[str, ...]] = ("val_per_class", "patient_rule")
 
-    def __init__(self, root: str | Path = "./datasets/zhanglab", val_per_class: int = 100, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        root: str | Path = "./datasets/zhanglab",
+        val_per_class: int = 100,
+        patient_rule: PatientRule = "name",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(root=root, **kwargs)
+        self.patient_rule = check_choice("patient_rule", patient_rule, PatientRule)
         if val_per_class < 1:
             msg = f"ZhangLab: val_per_class must be at least 1, got {val_per_class}"
             raise ValueError(msg)
@@ -79,7 +99,9 @@ class ZhangLab(TableDataModule):
             parts += [_list_class(self.root, "val", name, optional=True) for name in CLASSES]
         table = pd.DataFrame([row for rows in parts for row in rows])
         compare_splits(self.name, "official", table, table["part"], PUBLISHED)
-        return table
+        if self.patient_rule == "number":
+            return table
+        return table.assign(patient_id=table["part"] + "/" + table["known_as"])
 
     def select(self, selection: Selection) -> None:
         """Keep all images.
@@ -100,12 +122,13 @@ class ZhangLab(TableDataModule):
         Raises:
             ValueError: If the draw leaves no normal image for training.
         """
-        numbers = table["patient_id"].str.partition("/")[2]
+        child = table["patient_id" if self.patient_rule == "number" else "known_as"]
         if self.fold is not None:
-            return split_by_fold(table.assign(patient_id=numbers), self.fold, self.num_folds, self.seed)
+            return split_by_fold(table.assign(patient_id=child), self.fold, self.num_folds, self.seed)
         split = table["part"].copy()
         in_train = split == "train"
-        candidates = table[in_train & ~numbers.isin(set(numbers[~in_train]))]
+        in_both = in_train & child.isin(set(child[~in_train]))
+        candidates = table[in_train & ~in_both]
         drawn = draw_patients(candidates, dict.fromkeys(LABELS, self.val_per_class), self.seed)
         split[in_train & table["patient_id"].isin(drawn)] = "val"
         for label in LABELS:
@@ -120,6 +143,10 @@ class ZhangLab(TableDataModule):
             raise ValueError(msg)
         unused = (split == "train") & (table["label"] == ABNORMAL)
         logger.info("ZhangLab: %d pneumonia images of the official training set are not used", int(unused.sum()))
+        if self.patient_rule == "number":
+            in_both &= ~unused
+            logger.info("ZhangLab: %d training images whose number is in the test set are not used", in_both.sum())
+            unused |= in_both
         return split.mask(unused, "")
 
 
@@ -146,7 +173,7 @@ def _list_class(root: Path, part: str, name: str, optional: bool = False) -> lis
     if scan.ignored:
         logger.info("ZhangLab: %d files in %s are no images and ignored", scan.ignored, folder)
     if scan.loops:
-        logger.warning("ZhangLab: %d folder links in %s lead in a circle and are ignored", len(scan.loops), folder)
+        logger.warning("ZhangLab: %d folder links in %s lead to folders listed already", len(scan.loops), folder)
     if not scan.images and not optional:
         msg = f"ZhangLab: the class folder {folder} holds no images"
         raise ValueError(msg)
@@ -158,12 +185,14 @@ def _list_class(root: Path, part: str, name: str, optional: bool = False) -> lis
         patient = _PATIENT.match(file_name)
         finding = _FINDING.search(file_name)
         nameless += patient is None
+        known_as = patient[0] if patient else Path(file_name).stem
         rows.append(
             {
                 "image_path": f"{part}/{name}/{relative}",
                 "label": CLASSES[name],
                 "part": official,
-                "patient_id": f"{official}/{patient[0] if patient else Path(file_name).stem}",
+                "known_as": known_as,
+                "patient_id": _number(known_as),
                 "findings": finding[1].lower() if finding else "",
                 "mask_path": "",
             }
@@ -171,3 +200,9 @@ def _list_class(root: Path, part: str, name: str, optional: bool = False) -> lis
     if nameless:
         logger.warning("ZhangLab: %d names in %s hold no patient, each counts as its own", nameless, folder)
     return rows
+
+
+def _number(known_as: str) -> str:
+    """What ``IM-0115`` and ``NORMAL2-IM-0115`` share: ``im-115``."""
+    found = _NUMBER.fullmatch(known_as)
+    return f"{found[1].lower()}{found[2]}" if found else known_as

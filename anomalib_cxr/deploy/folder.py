@@ -1,7 +1,6 @@
 """Run an exported detector over a folder: a table of scores, and pictures."""
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,8 +14,9 @@ from anomalib_cxr.deploy.detector import ExportedDetector, FilePrediction, Predi
 from anomalib_cxr.deploy.overlay import overlay, save_png
 from anomalib_cxr.deploy.secondary_capture import is_own_capture, new_run, secondary_capture
 from anomalib_cxr.files import growing_table, written_atomically
-from anomalib_cxr.imaging import DICOM_SUFFIXES, SMOOTHED, Names, is_radiograph, shown_name
+from anomalib_cxr.imaging import DICOM_SUFFIXES, SMOOTHED, Names, shown_name
 from anomalib_cxr.imaging.dicom import is_dicom
+from anomalib_cxr.imaging.listing import FileScan, identity, list_radiographs
 from anomalib_cxr.imaging.picture_names import fits, with_hash
 from anomalib_cxr.imaging.progress import progress as show_progress
 
@@ -35,7 +35,7 @@ class Summary(NamedTuple):
         abnormal: Of these, judged abnormal.
         unreadable: Rows of ``unreadable.csv``: files that could not be read or scored, images whose pictures could
             not be made, and folders that could not be opened.
-        ignored: Files that are no radiographs by their name.
+        ignored: Files that are hidden, as a Mac's ``._a.jpg``, or no radiographs by their name.
         without_capture: Images for which no Secondary Capture was written though one was asked for.
         own_captures: Secondary Captures of an earlier run, left out.
     """
@@ -59,8 +59,9 @@ def predict_folder(
     """Score all radiographs of a folder, and write a table and pictures.
 
     One batch is in memory at a time, and each row of both tables is on disk when it is known, so that a run that is
-    cut off leaves what it has done. Nothing that is wrong with one file ends the run. File names that are no UTF-8
-    stand in the tables as they are on disk. Secondary Captures of this package are no radiographs and are left out.
+    cut off leaves what it has done. Nothing that is wrong with one file ends the run. Links to folders are followed,
+    hidden files and folders passed over. File names that are no UTF-8 stand in the tables as they are on disk. Secondary
+    Captures of this package are no radiographs and are left out.
 
     - ``predictions.csv``: ``image`` (path below the folder), ``score``, ``threshold`` (of the normalised score: 0.5,
       unless the model was given another sensitivity), ``decision`` (normal, abnormal), ``heat_map``,
@@ -90,10 +91,15 @@ def predict_folder(
         ImportError: If Secondary Captures are asked for and pydicom is not installed.
     """
     source, output = Path(source), Path(output)
-    paths, ignored, closed = _find(source)
-    if ignored:
-        logger.info("%d files below %s are no radiographs by their name and are left out.", ignored, source)
-    if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
+    found = _find(source)
+    for what, number in (
+        ("files are hidden or no radiographs by their name", found.ignored),
+        ("folders are hidden", len(found.hidden)),
+        ("folder links lead to folders listed already", len(found.loops)),
+    ):
+        if number:
+            logger.info("Below %s %d %s: they are left out.", source, number, what)
+    if any(folder.is_dir() and identity(folder) in found.folders for folder in (output, *output.resolve().parents)):
         msg = f"The output folder {output} lies in {source}: its heat maps would be taken for radiographs later."
         raise ValueError(msg)
     for name in (PREDICTIONS, UNREADABLE):
@@ -103,7 +109,7 @@ def predict_folder(
     if "dicom" in pictures and find_spec("pydicom") is None:
         msg = 'Secondary Captures need pydicom: pip install "anomalib-cxr[dicom]"'
         raise ImportError(msg)
-    root = source if source.is_dir() else source.parent
+    root = found.root
     shown_name("", names)  # an unknown kind is refused before anything is written
     draw = _Draw(detector, root, output, pictures, names)
     threshold = f"{detector.thresholds.image:.7g}"
@@ -111,7 +117,7 @@ def predict_folder(
 
     def films() -> Iterator[Path]:
         nonlocal own_captures
-        for path in show_progress(paths, "Scoring", shown=progress):
+        for path in show_progress([root / name for name in found.images], "Scoring", shown=progress):
             if is_own_capture(path):
                 own_captures += 1
             else:
@@ -124,23 +130,23 @@ def predict_folder(
         ) as add,
         growing_table(output / UNREADABLE, "image", "reason") as report,
     ):
-        for folder, why in closed:
+        for folder, why in found.closed.items():
             unreadable += 1
-            report(folder.relative_to(root).as_posix(), why)
-        for found in detector.predict_files(films()):
-            name = found.path.relative_to(root).as_posix()
-            reason = found.error
-            if found.prediction is not None:
+            report(folder, why)
+        for scored in detector.predict_files(films()):
+            name = scored.path.relative_to(root).as_posix()
+            reason = scored.error
+            if scored.prediction is not None:
                 images += 1
-                abnormal += found.prediction.abnormal
-                heat_map, capture, reason = draw(found, images)
+                abnormal += scored.prediction.abnormal
+                heat_map, capture, reason = draw(scored, images)
                 without_capture += "dicom" in pictures and not capture
-                decision = "abnormal" if found.prediction.abnormal else "normal"
-                add(name, f"{found.prediction.score:.7f}", threshold, decision, heat_map, capture)
+                decision = "abnormal" if scored.prediction.abnormal else "normal"
+                add(name, f"{scored.prediction.score:.7f}", threshold, decision, heat_map, capture)
             if reason is not None:
                 unreadable += 1
                 report(name, reason)
-    return Summary(images, abnormal, unreadable, ignored, without_capture, own_captures)
+    return Summary(images, abnormal, unreadable, found.ignored, without_capture, own_captures)
 
 
 class _Draw:
@@ -204,21 +210,19 @@ class _Draw:
         return relative.as_posix()
 
 
-def _find(source: Path) -> tuple[list[Path], int, list[tuple[Path, str]]]:
-    """Radiographs in a folder, sorted, the number of other files, and folders that cannot be opened, with reasons."""
+def _find(source: Path) -> FileScan:
+    """What is in a folder; or one file, by whatever name."""
     if source.is_file():
-        return [source], 0, []
+        return FileScan(source.parent, [source.name])
     if not source.is_dir():
         msg = f"{source} is neither a folder nor a file."
         raise FileNotFoundError(msg)
-    errors: list[OSError] = []
-    files = sorted(Path(folder, name) for folder, _, names in os.walk(source, onerror=errors.append) for name in names)
-    closed = [(Path(error.filename), f"{error.filename} cannot be opened: {error.strerror}") for error in errors]
-    paths = [path for path in files if is_radiograph(path)]
-    if not paths:
-        msg = f"There is no radiograph among the {len(files)} files below {source}; {len(closed)} folders are closed."
+    found = list_radiographs(source)
+    if not found.images:
+        left_out = f"{found.ignored} files are none, {len(found.hidden)} folders hidden and {len(found.closed)} closed"
+        msg = f"There is no radiograph below {source}: {left_out}."
         raise FileNotFoundError(msg)
-    return paths, len(files) - len(paths), closed
+    return found
 
 
 def _is_dicom(path: Path) -> bool:

@@ -29,7 +29,7 @@ from anomalib_cxr.imaging.radiograph import RadiographError, read_radiograph
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1
+_VERSION = 2  # raised where a reader gives other pixels for a file than it gave before
 _STALE_SECONDS = 3600.0
 
 

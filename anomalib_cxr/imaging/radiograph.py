@@ -58,8 +58,9 @@ def read_radiograph(path: str | os.PathLike[str], *, bits: int | None = None) ->
       else the whole range of BitsStored (never the image's own lowest and highest value); MONOCHROME1 and an INVERSE
       presentation are inverted; padding pixels are black; colour turns grey. Needs the ``dicom`` extra.
 
-    The rows and columns are those of the file: an EXIF orientation is not applied, because masks, boxes and
-    Anomalib's own pictures are in stored coordinates.
+    The rows and columns are those that the file stores, in every format: an orientation, of EXIF or TIFF, is not
+    applied, because boxes, and masks saved in another format, are in stored coordinates.
+    :func:`~anomalib_cxr.imaging.mask.read_mask` keeps the same rule.
 
     Args:
         path: File to read.

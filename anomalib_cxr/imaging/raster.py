@@ -1,6 +1,8 @@
 """PNG, JPEG, TIFF and the other formats that Pillow decodes, as brightness in [0, 1]."""
 
-from typing import Any, BinaryIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -8,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
+from anomalib_cxr.imaging.orientation import as_stored, stated_orientation, turned_by_pillow
 from anomalib_cxr.imaging.pgm import read_deep_pgm
 from anomalib_cxr.imaging.pixels import check_float, check_size, guess_depth, scale, to_grey
 from anomalib_cxr.imaging.plain import check_opened, check_plain
@@ -21,6 +24,25 @@ STRETCHED = {"PPM", "JPEG2000"}
 
 MAX_DEEP_COLOUR = 2**25
 """Largest 16-bit colour image, in pixels: it is decoded twice, and takes eight bytes a pixel each time."""
+
+
+class Picture(NamedTuple):
+    """An image that Pillow has decoded.
+
+    Attributes:
+        image: The image, perhaps turned.
+        png: What Pillow does not tell of a PNG file; None for other formats.
+        orientation: By which Pillow has turned it, see :func:`~anomalib_cxr.imaging.orientation.as_stored`.
+    """
+
+    image: Image.Image
+    png: PngHeader | None
+    orientation: int
+
+    @property
+    def is_deep_colour(self) -> bool:
+        """Whether it is a 16-bit PNG with colour or alpha, of which Pillow has dropped the lower 8 bits."""
+        return self.png is not None and self.png.bits == 16 and self.png.colour_type != 0
 
 
 def read_raster(file: BinaryIO, bits: int | None = None) -> npt.NDArray[np.float32]:
@@ -41,12 +63,31 @@ def read_raster(file: BinaryIO, bits: int | None = None) -> npt.NDArray[np.float
     deep = read_deep_pgm(file, bits)
     if deep is not None:
         return deep
+    with open_picture(file) as picture:
+        return as_stored(_brightness(file, picture, bits), picture.orientation)
+
+
+@contextmanager
+def open_picture(file: BinaryIO) -> Iterator[Picture]:
+    """Decode one image by Pillow, within the limits of this room.
+
+    Args:
+        file: Binary file that :func:`~anomalib_cxr.imaging.plain.check_plain` has let through.
+
+    Yields:
+        The image.
+
+    Raises:
+        PIL.UnidentifiedImageError: If Pillow knows no such format.
+        ValueError: If it is too small or too large, or holds several images; Pillow's decoders raise other errors too.
+    """
     png = read_png_header(file)
     with Image.open(file, formats=FORMATS) as image:
         check_size(image.height, image.width)
         check_opened(image)
-        is_deep_colour = png is not None and png.bits == 16 and png.colour_type != 0
-        if is_deep_colour and image.width * image.height > MAX_DEEP_COLOUR:
+        stated = stated_orientation(image)
+        picture = Picture(image, png, 1)
+        if picture.is_deep_colour and image.width * image.height > MAX_DEEP_COLOUR:
             size = f"{image.height} x {image.width}"
             msg = f"it has {size} pixels of 16-bit colour, more than the {MAX_DEEP_COLOUR} that are read"
             raise ValueError(msg)
@@ -55,19 +96,34 @@ def read_raster(file: BinaryIO, bits: int | None = None) -> npt.NDArray[np.float
             msg = f"it holds {frames} images, and a radiograph is one"
             raise ValueError(msg)
         image.load()
-        if png is not None and is_deep_colour:
-            return _deep_colour_png(file, png, bits)
-        if image.mode.startswith("I"):
-            return _deep_grey(image, png, bits)
-        if image.mode == "F":
-            if bits is not None:
-                msg = f"its pixels are floats, so bits={bits} cannot be their depth"
-                raise ValueError(msg)
-            return check_float(np.asarray(image))
-        if isinstance(image, TiffImageFile) and max(np.atleast_1d(image.tag_v2.get(258, 8))) > 8:
-            msg = "it is a colour TIFF of more than 8 bits a channel, which would lose its depth: save it in grey"
+        yield picture._replace(orientation=turned_by_pillow(stated, image))
+
+
+def _brightness(file: BinaryIO, picture: Picture, bits: int | None) -> npt.NDArray[np.float32]:
+    """Brightness of an image in the orientation that Pillow gives."""
+    image, png, _ = picture
+    if picture.is_deep_colour:
+        return _deep_colour_png(file, png, bits)
+    if image.mode.startswith("I"):
+        return _deep_grey(image, png, bits)
+    if image.mode == "F":
+        if bits is not None:
+            msg = f"its pixels are floats, so bits={bits} cannot be their depth"
             raise ValueError(msg)
-        return _shallow(image, bits)
+        return check_float(np.asarray(image))
+    refuse_deep_colour_tiff(image)
+    return _shallow(image, bits)
+
+
+def refuse_deep_colour_tiff(image: Image.Image) -> None:
+    """Refuse a TIFF of which Pillow has dropped bits.
+
+    Raises:
+        ValueError: If it has more than 8 bits a channel, and several.
+    """
+    if isinstance(image, TiffImageFile) and max(np.atleast_1d(image.tag_v2.get(258, 8))) > 8:
+        msg = "it is a colour TIFF of more than 8 bits a channel, which would lose its depth: save it in grey"
+        raise ValueError(msg)
 
 
 def _shallow(image: Image.Image, bits: int | None) -> npt.NDArray[np.float32]:
@@ -100,20 +156,33 @@ def _deep_grey(image: Image.Image, png: PngHeader | None, bits: int | None) -> n
     return scale(pixels, depth or _png_depth(pixels, png))
 
 
-def _deep_colour_png(file: BinaryIO, png: PngHeader, bits: int | None) -> npt.NDArray[np.float32]:
-    """16-bit PNG with colour or alpha, which Pillow cuts to 8 bits and OpenCV does not.
-
-    Pillow has decoded the file before, so it is whole.
-    """
+def _deep_colour_png(file: BinaryIO, png: PngHeader | None, bits: int | None) -> npt.NDArray[np.float32]:
+    """Luma of 16-bit colour, over black where the image is transparent."""
     depth = _stated_depth(bits, container=16)
+    pixels = decode_deep_colour(file)
+    grey = to_grey(pixels[..., :3])
+    brightness = scale(grey, depth or _png_depth(grey, png))
+    return brightness if pixels.shape[-1] == 3 else brightness * scale(pixels[..., 3], 16)
+
+
+def decode_deep_colour(file: BinaryIO) -> npt.NDArray[np.uint16]:
+    """Decode a 16-bit PNG with colour or alpha, which Pillow cuts to 8 bits and OpenCV does not.
+
+    Args:
+        file: File that Pillow has decoded before, so it is whole.
+
+    Returns:
+        (H, W, 3) or, with alpha, (H, W, 4), red first.
+
+    Raises:
+        ValueError: If OpenCV decodes anything else.
+    """
     file.seek(0)
     pixels: npt.NDArray[Any] | None = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
         msg = "its 16-bit colour pixels cannot be decoded"
         raise ValueError(msg)
-    grey = to_grey(pixels[..., 2::-1])
-    brightness = scale(grey, depth or _png_depth(grey, png))
-    return brightness if pixels.shape[-1] == 3 else brightness * scale(pixels[..., 3], 16)
+    return pixels[..., [2, 1, 0, 3][: pixels.shape[-1]]]
 
 
 def _stated_depth(bits: int | None, container: int) -> int | None:

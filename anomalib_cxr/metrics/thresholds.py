@@ -50,8 +50,8 @@ def choose_threshold(scores: npt.ArrayLike, labels: npt.ArrayLike, rule: str | M
     ((name, target),) = rule.items()
     if name == "sensitivity":
         return sensitivity_threshold(scores, labels, target)
-    values, abnormal = check_labelled(scores, labels)
-    return normal_threshold(values[~abnormal], target)
+    _, abnormal = check_labelled(scores, labels)
+    return normal_threshold(np.asarray(scores)[~abnormal], target)  # in their own type
 
 
 def check_rule(rule: str | Mapping[str, float]) -> None:

@@ -1,8 +1,9 @@
-"""Make stock Anomalib read the radiographs that it misreads: DICOM, and images of more than 8 bits.
+"""Make stock Anomalib read the radiographs that it misreads: DICOM, more than 8 bits, transparency, turned TIFF files.
 
 Anomalib 2.7 reads every file by ``Image.open(path).convert("RGB")``. That cuts 16-bit pixels off at 255, so that a
-chest X-ray turns white, and does not know DICOM; its list of files to predict drops DICOM, and a heat map cannot be
-saved under a DICOM's name. :data:`READING` puts thin wrappers in place of the few module-level names through which
+chest X-ray turns white, drops transparency instead of laying it over black, turns TIFF files by their orientation and
+no others, and does not know DICOM; its list of files to predict drops DICOM, and a heat map cannot be saved under a
+DICOM's name. :data:`READING` puts thin wrappers in place of the few module-level names through which
 it lists, reads and names files. They hand every file that Anomalib reads rightly to the stock function, untouched.
 """
 
@@ -20,17 +21,19 @@ from torchvision import tv_tensors
 
 from anomalib_cxr.imaging import DICOM_SUFFIXES, RADIOGRAPH_SUFFIXES, is_radiograph, read_radiograph
 from anomalib_cxr.imaging.dicom import is_dicom
+from anomalib_cxr.imaging.orientation import stated_orientation
 from anomalib_cxr.imaging.png import read_png_header
 from anomalib_cxr.plugin.wrapping import Wrapper, Wrapping
 
 
 def is_misread(path: str | Path) -> bool:
-    """Whether stock Anomalib cannot read a file, or not at its depth: DICOM, or more than 8 bits a channel.
+    """Whether stock Anomalib cannot read a file, or not as :func:`~anomalib_cxr.imaging.read_radiograph` does.
 
-    Float files count if they lie in [0, 1]: those up to 255 are read rightly by Anomalib.
+    It cannot read DICOM, nor more than 8 bits a channel, and it shows what is transparent and turns TIFF files. Float
+    files count if they lie in [0, 1]: those up to 255 are read rightly by Anomalib.
 
     Args:
-        path: File to look at: its header only, but for a float image.
+        path: File to look at: its header only, but for a float image and one with transparency.
 
     Returns:
         False too for what is no readable image, so that stock Anomalib says what is wrong with it.
@@ -41,11 +44,13 @@ def is_misread(path: str | Path) -> bool:
             if is_dicom(file.read(132)):
                 return True
             png = read_png_header(file)
-            if png is not None:
-                return png.bits == 16
+            if png is not None and png.bits == 16:
+                return True
             file.seek(0)
             with Image.open(file) as image:
-                return image.mode.startswith("I") or (image.mode == "F" and _peak(image) <= 1)
+                if image.mode == "F":
+                    return _peak(image) <= 1
+                return image.mode.startswith("I") or stated_orientation(image) != 1 or _is_transparent(image)
     except UnidentifiedImageError:
         return path.suffix.lower() in DICOM_SUFFIXES
     except (OSError, ValueError, Image.DecompressionBombError):
@@ -158,6 +163,11 @@ def _is_named_dicom(path: Path) -> bool:
     """Whether a file that Anomalib does not list is a DICOM file by its name, or by its content if it has no suffix."""
     listed = path.suffix.lower() in RADIOGRAPH_SUFFIXES - DICOM_SUFFIXES
     return not listed and path.is_file() and is_radiograph(path)
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    """Whether any pixel is less than opaque."""
+    return image.has_transparency_data and bool((np.asarray(image.convert("RGBA").getchannel("A")) < 255).any())
 
 
 def _peak(image: Image.Image) -> float:

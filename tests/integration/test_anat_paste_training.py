@@ -219,7 +219,7 @@ def test_bad_arguments_name_themselves() -> None:
         ({"max_steps": 0}, "max_steps must be at least 1"),
         ({"image_size": 16}, "image_size must be at least 32"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
-        ({"checkpoint": "first"}, "checkpoint must be 'best' or 'last'"),
+        ({"checkpoint": "first"}, "checkpoint must be one of 'best', 'last', not 'first'"),
         ({"color_jitter": 1.0}, r"color_jitter must lie in \[0, 1\)"),
     ):
         with pytest.raises(ValueError, match=message):

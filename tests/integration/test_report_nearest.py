@@ -94,3 +94,6 @@ def test_the_report_shows_them_on_demand_and_says_why_not(folder: Path, tmp_path
     (folder / "weights/lightning/model.ckpt").unlink()
     make_report([folder], tmp_path / "r.html", bootstrap=few, nearest=2)
     assert "the run left no weights/lightning/model.ckpt" in (tmp_path / "r.html").read_text()
+    (folder / "run.json").unlink()  # nothing says that its model could name them
+    make_report([folder], tmp_path / "r.html", bootstrap=few, nearest=2)
+    assert "earest normal patches" not in (tmp_path / "r.html").read_text()

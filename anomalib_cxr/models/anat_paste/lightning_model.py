@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Transform
 
 from anomalib_cxr.anatomy import LungMasks, LungMethod
-from anomalib_cxr.augmentations import build_pasting, jitter_intensity
+from anomalib_cxr.augmentations import PastingVariant, build_pasting, jitter_intensity
 from anomalib_cxr.checks import check_choice
+from anomalib_cxr.data.tables import stored_depths
 from anomalib_cxr.imaging.cache import ImageCache
 from anomalib_cxr.models.anat_paste.sheets import save_training_sheets
 from anomalib_cxr.models.anat_paste.torch_model import AnatPasteModel, Density
@@ -27,8 +28,6 @@ from anomalib_cxr.models.components.presets import resolve_preset
 from anomalib_cxr.models.components.step_order import seeded
 
 logger = logging.getLogger(__name__)
-
-Variant = Literal["anatpaste", "cutpaste_normal", "cutpaste_scar", "cutpaste_3way", "cutpaste_union"]
 
 #: What ``preset`` sets; an argument given by the user wins. "paper" is Sato et al.'s setting, the others are ours.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -97,6 +96,8 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         checkpoint: ``"best"`` by AUROC on the labelled validation split (the paper's way) or ``"last"``.
         seed: Seed of weights, order and augmentations.
         num_workers: Processes for the lung masks; ``None`` takes all cores.
+        films_in_memory: Keep the training films in memory at the model's size, on the device; the numbers are the same.
+            None does so where it pays and fits.
         pre_processor: As in Anomalib; the default resizes to ``image_size``.
         post_processor: As in Anomalib; the default keeps ranks.
         evaluator: As in Anomalib; the default adds AUROC on validation.
@@ -118,10 +119,10 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         image_size: int | None = None,
         max_steps: int | None = None,
         steps_per_epoch: int | None = None,
-        variant: Variant = "anatpaste",
+        variant: PastingVariant = "anatpaste",
         segmentation: bool = True,
         blur: bool = True,
-        lung_method: Literal["shape", "otsu"] = "shape",
+        lung_method: LungMethod = "shape",
         color_jitter: float = 0.1,
         backbone: str = "resnet18",
         pre_trained: bool = False,
@@ -138,6 +139,7 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         checkpoint: Literal["best", "last"] = "best",
         seed: int = 0,
         num_workers: int | None = None,
+        films_in_memory: bool | None = None,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -170,6 +172,7 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
             weight_decay=weight_decay,
             lr_schedule=lr_schedule,
             warmup_steps=warmup_steps,
+            films_in_memory=films_in_memory,
         )
         self.keep_resolved(**vars(resolved))
         self.map_description = _MAPS[resolved.density]
@@ -227,6 +230,7 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
             paths,
             size=(size[0], size[1]),
             method=self.lung_method,
+            bits=stored_depths(train_data.samples),
             num_workers=self.num_workers,
             cache_dir=image_cache.folder / "lung_masks" if image_cache else None,
         )

@@ -59,15 +59,10 @@ class BankMixin(StepTrainingMixin):
         """Build the bank with the present weights, in evaluation mode, each process its share."""
         datamodule = self.datamodule
         dataset = self.without_augmentation(datamodule.train_data)
-        share: Any = dataset
+        films: Any = dataset if self._films is None else self._films
         if self.trainer.world_size > 1:
-            share = Subset(dataset, range(self.trainer.global_rank, len(dataset), self.trainer.world_size))
-        loader = DataLoader(
-            share,
-            batch_size=datamodule.eval_batch_size,
-            num_workers=datamodule.num_workers,
-            collate_fn=datamodule.external_collate_fn or dataset.collate_fn,
-        )
+            films = Subset(films, range(self.trainer.global_rank, len(films), self.trainer.world_size))
+        loader = DataLoader(films, batch_size=datamodule.eval_batch_size, **self._loading(dataset))
         self._agree_on_statistics()
         training = self.training
         self.eval()

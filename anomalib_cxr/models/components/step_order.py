@@ -1,6 +1,6 @@
 """Training order as a function of the optimiser step, so that a resumed run sees what an unbroken one would; ours."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -88,6 +88,19 @@ class StepDataset(Dataset):
         """Item at a position of the stream."""
         with seeded(mix_seed(self.seed, 1, position)):
             return self.dataset[self.index_at(position)]
+
+
+class ResidentStepDataset(StepDataset):
+    """The same stream over films that lie in memory: a whole batch is cut out at once.
+
+    Args:
+        dataset: :class:`~anomalib_cxr.models.components.resident_films.ResidentFilms`, whose items draw nothing.
+        seed: Seed of the order.
+    """
+
+    def __getitems__(self, positions: Sequence[int]) -> Any:
+        """Batch at some positions of the stream."""
+        return self.dataset.__getitems__([self.index_at(position) for position in positions])
 
 
 def mix_seed(*parts: int) -> int:

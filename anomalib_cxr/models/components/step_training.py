@@ -21,10 +21,11 @@ from anomalib_cxr.callbacks.heat_map_sheet import HeatMapSheet
 from anomalib_cxr.checks import check_choice
 from anomalib_cxr.models.components.optimizer import build_optimizer
 from anomalib_cxr.models.components.post_processor import RankPreservingPostProcessor
+from anomalib_cxr.models.components.resident_films import ResidentFilms, has_room, stays_the_same
 from anomalib_cxr.models.components.schedule import validation_interval, warmup_cosine
 from anomalib_cxr.models.components.scoring import ScoringMixin
 from anomalib_cxr.models.components.stages import Stage, stage_at
-from anomalib_cxr.models.components.step_order import StepDataset, StepSampler, mix_seed
+from anomalib_cxr.models.components.step_order import ResidentStepDataset, StepDataset, StepSampler, mix_seed
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,9 @@ class StepTrainingMixin(ScoringMixin):
     weight_decay: float
     lr_schedule: str
     warmup_steps: int
+    films_in_memory: bool | None
     _stage: int | None = None
+    _films: ResidentFilms | None = None
 
     # ------------------------------------------------------------------ what a detector says
 
@@ -148,6 +151,7 @@ class StepTrainingMixin(ScoringMixin):
         lr_schedule: str = "cosine",
         warmup_steps: int = 0,
         least_steps: int = 1,
+        films_in_memory: bool | None = None,
         **optimizer_arguments: Any,
     ) -> None:
         """Check and keep the arguments of a training.
@@ -166,6 +170,8 @@ class StepTrainingMixin(ScoringMixin):
             lr_schedule: ``"cosine"`` to zero over ``max_steps``, or ``"constant"``.
             warmup_steps: Linear warm-up of the learning rate, 0 or more.
             least_steps: Smallest ``max_steps``; 0 where a network may be used as it is.
+            films_in_memory: Keep the training films in memory at the model's size, see :class:`ResidentFilms`; None
+                does so where each is read at least twice, nothing augments them, and they fit.
             **optimizer_arguments: For the optimiser, for example ``betas``.
 
         Raises:
@@ -196,6 +202,7 @@ class StepTrainingMixin(ScoringMixin):
         self.optimizer_arguments = optimizer_arguments
         self.lr_schedule = lr_schedule
         self.warmup_steps = warmup_steps
+        self.films_in_memory = films_in_memory
         self.keep_resolved(
             max_steps=max_steps,
             steps_per_epoch=self.steps_per_epoch,
@@ -290,6 +297,7 @@ class StepTrainingMixin(ScoringMixin):
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
             vars(datamodule).pop("train_dataloader", None)
+        self._films = None
 
     def _step_loader(self) -> DataLoader:
         datamodule = self.datamodule
@@ -301,7 +309,9 @@ class StepTrainingMixin(ScoringMixin):
                 datamodule.train_batch_size,
             )
         accumulate = self.trainer.accumulate_grad_batches
-        stream = StepDataset(dataset, mix_seed(self.seed, 1))
+        self._films = self._keep_films(dataset)
+        seed = mix_seed(self.seed, 1)
+        stream = ResidentStepDataset(self._films, seed) if self._films else StepDataset(dataset, seed)
         sampler = StepSampler(
             stream,
             batch_size=datamodule.train_batch_size,
@@ -314,10 +324,44 @@ class StepTrainingMixin(ScoringMixin):
             stream,
             batch_size=datamodule.train_batch_size,
             sampler=sampler,
-            num_workers=datamodule.num_workers,
-            collate_fn=datamodule.external_collate_fn or dataset.collate_fn,
             drop_last=True,
+            **self._loading(dataset),
         )
+
+    def _loading(self, dataset: Any) -> dict[str, Any]:
+        """How a loader makes batches of training films: resident ones come as batches, others are read by workers."""
+        if self._films is not None:
+            return {"collate_fn": _as_it_is}
+        datamodule = self.datamodule
+        return {
+            "num_workers": datamodule.num_workers,
+            "collate_fn": datamodule.external_collate_fn or dataset.collate_fn,
+        }
+
+    def _keep_films(self, dataset: Any) -> ResidentFilms | None:
+        """Read the training films into memory, where that is wanted, possible and pays."""
+        if self.films_in_memory is False or self._films is not None:
+            return self._films
+        datamodule = self.datamodule
+        plain = self.without_augmentation(dataset)
+        if not stays_the_same(dataset) or datamodule.external_collate_fn is not None:
+            if self.films_in_memory:
+                msg = (
+                    "films_in_memory=True keeps what is read once, and the datamodule's train_augmentations or "
+                    "external_collate_fn make something new at each reading: leave one of them out."
+                )
+                raise ValueError(msg)
+            return None
+        if self.films_in_memory is None:
+            batches = self.trainer.accumulate_grad_batches * self.max_steps
+            first: Any = plain[0]
+            height, width = first.image.shape[-2:]
+            pays = batches * datamodule.train_batch_size >= 2 * len(dataset)
+            if not pays or not has_room(len(dataset), (height, width), self.device):
+                return None
+        films = ResidentFilms(plain, self.device, datamodule.eval_batch_size, datamodule.num_workers)
+        logger.info("%d training films are kept in memory (%s, %s).", len(films), films.films.dtype, self.device)
+        return films
 
     def on_train_batch_start(self, batch: ImageBatch, batch_idx: int) -> None:
         """Make everything random in this step a function of (seed, step, rank), and begin a stage where one begins."""
@@ -410,6 +454,10 @@ class StepTrainingMixin(ScoringMixin):
         for batch in loader:
             images = batch.image.to(self.device)
             yield transform(images) if transform else images
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _at_least(number: int) -> str:

@@ -158,6 +158,8 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
             choice).
         seed: Seed of weights, order, views and choices.
         max_bank_gib: Refuse to build banks larger than this many GiB; None sets no limit.
+        films_in_memory: Keep the training films in memory at the model's size, on the device; the numbers are the same.
+            None does so where it pays and fits.
         pre_processor: As in Anomalib; the default resizes to ``image_size``.
         post_processor: As in Anomalib; the default keeps ranks, and decides as the preset says.
         evaluator: As in Anomalib; the default adds AUROC on validation.
@@ -204,6 +206,7 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
         checkpoint: Literal["best", "last"] | None = None,
         seed: int = 0,
         max_bank_gib: float | None = None,
+        films_in_memory: bool | None = None,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -262,6 +265,7 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
             decay_all=False,
             warmup_steps=resolved.max_steps // 10 if warmup_steps is None else warmup_steps,
             least_steps=0,
+            films_in_memory=films_in_memory,
         )
         self.patches_per_step = resolved.patches_per_step
         self.same_image_negatives = same_image_negatives

@@ -1,4 +1,4 @@
-"""What MultiResPatchSSL compared an image with, from a run's checkpoint and images: predictions do not hold it."""
+"""What a model compared an image with, from a run's checkpoint and images: predictions do not hold it."""
 
 import logging
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from PIL import Image
 
 from anomalib_cxr.data import RadiographDataModule
 from anomalib_cxr.imaging import contact_sheet
+from anomalib_cxr.models.ensemble.members import find_class
 from anomalib_cxr.pipelines.report.runs import FinishedRun
 from anomalib_cxr.run_folder import CHECKPOINTS, MODEL_CHECKPOINT
 
@@ -22,10 +23,11 @@ logger = logging.getLogger(__name__)
 def nearest_patches(run: FinishedRun, images: Sequence[str]) -> list[tuple[str, Image.Image, str]]:
     """Show, for each patch size, the patch that deviates most beside the normal patch it was compared with.
 
-    It carries out the run's configuration, which names classes: use it on results of your own.
+    It carries out the run's record and configuration, which name classes: use it on results of your own.
 
     Args:
-        run: A run of MultiResPatchSSL with configuration and checkpoint.
+        run: A run with record, configuration and checkpoint, whose network has ``nearest_references``, as
+            :class:`~anomalib_cxr.models.multires_patch_ssl.torch_model.MultiResPatchSSLModel` has.
         images: Test images, as its predictions name them.
 
     Returns:
@@ -35,19 +37,18 @@ def nearest_patches(run: FinishedRun, images: Sequence[str]) -> list[tuple[str, 
     Raises:
         ValueError: If configuration, checkpoint or images are not there, or the split is another than the run's.
     """
-    from anomalib_cxr.models import MultiResPatchSSL
-
     checkpoint = run.home / CHECKPOINTS / MODEL_CHECKPOINT
     if run.config_path is None or not checkpoint.is_file():
         msg = f"the run left no {'configuration' if run.config_path is None else 'weights/lightning/model.ckpt'}."
         raise ValueError(msg)
+    cls = find_class(run.record["model"]["class_path"])
     datamodule = _datamodule(run.config)
     datamodule.prepare_data()
     datamodule.setup()
     if run.split_hashes != [datamodule.split_hash]:
         msg = "the data set is split otherwise by now than in the run."
         raise ValueError(msg)
-    module: Any = MultiResPatchSSL.load_from_checkpoint(checkpoint, map_location="cpu").eval()
+    module: Any = cls.load_from_checkpoint(checkpoint, map_location="cpu").eval()
     train, test = (module.without_augmentation(data) for data in (datamodule.train_data, datamodule.test_data))
     places = {str(path): index for index, path in enumerate(test.samples["image_path"])}
     found = []

@@ -27,10 +27,6 @@ from anomalib_cxr.pipelines.report.html import Child, Element, page, table, tag
 from anomalib_cxr.pipelines.report.runs import FinishedRun
 
 _SHOWN = ("sensitivity", "specificity", "precision", "F1", "accuracy")
-_MAPS = {
-    "AnatPaste": "Maps are Grad-CAMs on the last feature map: they say which region, not where exactly.",
-    "MultiResPatchSSL": "Maps are distances of patches to their nearest normal patches at about the same place.",
-}
 
 
 @dataclass
@@ -268,7 +264,7 @@ def _facts(one: Evaluation) -> Element:
         "date of the test": str(run.record.get("date", "")),
         "versions of the run": _versions(run.versions) or "not known",
         "versions of the training": _versions(trained_with) if trained_with != run.versions else "",
-        "heat maps": _MAPS.get(run.class_name("model"), ""),
+        "heat maps": run.record.get("map", ""),
     }
     pairs: list[Child] = []
     for name, value in facts.items():

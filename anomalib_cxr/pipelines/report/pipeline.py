@@ -58,8 +58,8 @@ class Report(Pipeline):
                 "--nearest",
                 type=int,
                 default=0,
-                help="Show the nearest normal patches of so many images of each MultiResPatchSSL run: reads its "
-                "checkpoint and images.",
+                help="Show the nearest normal patches of so many images of each run whose model compares patches: "
+                "reads its checkpoint and images.",
             )
         return parser
 
@@ -122,7 +122,7 @@ def make_report(
         bootstrap: How intervals are drawn; None takes 2000 draws at 95 %.
         shown: Images of each kind in a run's gallery; 0 shows none.
         max_mb: Pictures take no more than this many megabytes of the file. Where they would, each run shows fewer.
-        nearest: Images whose nearest normal patches are shown, of each MultiResPatchSSL run.
+        nearest: Images whose nearest normal patches are shown, of each run whose model compares patches.
         reference: Name of the run that the others are compared with; None compares up to five runs each with each, and
             more each with the first by name.
 
@@ -205,7 +205,7 @@ def _pictures(evaluations: Sequence[Evaluation], shown: int, max_mb: float, near
 def _nearest(one: Evaluation, count: int, pictures: Pictures) -> list[tuple[str, str, str]]:
     """Nearest normal patches of the first images of the gallery, one kind after the other."""
     run: FinishedRun = one.finished
-    if run.class_name("model") != "MultiResPatchSSL":
+    if run.record.get("nearest_references") is not True:
         return []
     if not count:
         pictures.notes.append("Nearest normal patches are shown on demand: anomalib report --nearest 3.")

@@ -201,6 +201,42 @@ def test_unreadable_images_are_counted_and_the_first_named(paths, tmp_path, num_
         compute([missing], num_workers=num_workers, cache_dir=cache)
 
 
+def test_stored_depths_are_those_of_the_table(paths, tmp_path):
+    """A dark 12-bit film: without its depth it is taken for one of 10 bits, four times as bright."""
+    films = [tmp_path / f"{path.stem}_deep.png" for path in paths]
+    for path, film in zip(paths, films, strict=True):
+        Image.fromarray(np.asarray(Image.open(path)).astype(np.uint16) * 4).save(film)
+    stored = [12, 12, 12, None, 10]
+    levels = [2**12 - 1, 2**12 - 1, 2**12 - 1, 2**10 - 1, 2**10 - 1]
+
+    def by_hand(film, white):
+        pixels = torch.from_numpy(np.asarray(Image.open(film)).astype(np.float32) / white)[None]
+        return torch.from_numpy(segment_lungs(v2.Resize(SIZE, antialias=True)(pixels)[0].numpy(), "otsu"))
+
+    for cache in (None, tmp_path / "cache"):
+        for _ in range(2):
+            masks = compute(films, method="otsu", bits=stored, cache_dir=cache).lookup(films)
+            for mask, film, white in zip(masks, films, levels, strict=True):
+                assert torch.equal(mask[0], by_hand(film, white))
+    # The depth is part of the name in the cache.
+    before = len(list((tmp_path / "cache").iterdir()))
+    compute(films, method="otsu", bits=[14] * 5, cache_dir=tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == before + 5
+    with pytest.raises(ValueError, match="a stored depth for each path, got 1 for 5"):
+        compute(films, bits=[12])
+    with pytest.raises(ValueError, match=r"two stored depths for .*, 12 and 10"):
+        compute([films[0], films[0]], bits=[12, 10])
+
+
+def test_bits_are_passed_on_to_the_reader(paths, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        lung_masks, "read_radiograph", lambda path, bits: seen.update({path: bits}) or np.zeros(SIZE, np.float32)
+    )
+    compute(paths, bits=[8, 12, None, 10, 16])
+    assert list(seen.values()) == [8, 12, None, 10, 16]
+
+
 def test_summary_counts(paths, tmp_path):
     blank = tmp_path / "blank.png"
     Image.fromarray(np.full((80, 80), 128, np.uint8)).save(blank)

@@ -41,6 +41,8 @@ class Odd:
 class MaskedModel(GreyModel):
     """A model with lung masks after the start of its fit, and an argument of an odd kind."""
 
+    map_description = "grey <above> the mean"
+
     def __init__(self, odd: object = None, patients: object = None, floor: float = 0.5, **kwargs) -> None:
         super().__init__(**kwargs)
         self.lung_masks = None
@@ -84,6 +86,7 @@ def test_a_plain_run_says_what_it_was(trained: Path) -> None:
     expected = {name: importlib.metadata.version(name) for name in packages}
     assert record["versions"] == expected | {"torch": torch.__version__, "python": platform.python_version()}
     assert (record["device"], record["precision"], record["processes"]) == ("cpu", "32-true", 1)
+    assert (record["map"], record["nearest_references"]) == ("grey <above> the mean", False)
     assert (record["checkpoint"], record["step"]) == (None, 1)
     assert record["training"]["lung_masks"] == Lungs().summary()
     assert "secret" not in text
@@ -116,6 +119,7 @@ def test_the_report_of_a_plain_run_has_versions_arguments_and_lung_masks(trained
     for text in (
         "<dt>model</dt><dd>MaskedModel</dd>",
         "<dt>data</dt><dd>GreyFilms</dd>",
+        "<dt>heat maps</dt><dd>grey &lt;above&gt; the mean</dd>",
         "<dt>trained on</dt><dd>cpu, precision 32-true</dd>",
         "<dt>weights</dt><dd>those in memory after the training, step 1</dd>",
         f"lightning {importlib.metadata.version('lightning')}, torch {torch.__version__}",
@@ -135,7 +139,7 @@ def test_the_report_of_a_plain_run_has_versions_arguments_and_lung_masks(trained
         (None, "The run left no run.json: "),
         ("{half", "run.json cannot be read (Expecting property name"),
         ("[1]", "run.json cannot be read (it holds no object): "),
-        ('{"model": 3, "versions": ["x"], "training": "y", "step": "z"}', ""),
+        ('{"model": 3, "versions": ["x"], "training": "y", "step": "z", "map": 1}', ""),
         ('{"model": {"class_path": ["x"]}, "versions": {"a": {}}, "training": {"lung_masks": [1]}, "date": {}}', ""),
     ],
 )
@@ -189,6 +193,7 @@ def test_a_built_in_model_on_built_in_data_says_it_too(tmp_path: Path, caplog: p
     assert record["data"]["class_path"].endswith(".Folder")
     assert record["data"]["init_args"]["normal_split_ratio"] == 0.2
     assert record["training"]["lung_masks"] == ""
+    assert record["map"] == ""
 
 
 class Colour(Enum):

@@ -210,6 +210,7 @@ def test_scan_follows_links_once_and_ignores_strays(tmp_path):
     assert scan.images == ["a/x.PNG", "b.jpeg", "link/linked.dcm", "self.png"]
     assert scan.ignored == 3
     assert scan.loops == ["a/loop"]
+    assert sorted(scan.hidden) == [".hidden", "__MACOSX"]
     with pytest.raises(FileNotFoundError, match="does not exist"):
         scan_images(root / "none")
     with pytest.raises(NotADirectoryError, match="is a file"):

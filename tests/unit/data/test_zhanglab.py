@@ -2,11 +2,13 @@
 
 import hashlib
 import logging
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from anomalib.data import AnomalibDataModule
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from anomalib_cxr.data import ZhangLab
+from anomalib_cxr.data.splits import SPLITS
 
 
 def draw(folder, names):
@@ -219,3 +222,50 @@ def test_real_files(shared):
     findings = Counter(samples["findings"][samples["split"] == "test"])
     assert findings == {"": 117, "bacteria": 116, "virus": 79}
     assert samples.groupby("patient_id")["split"].nunique().max() == 1
+
+
+def numbers_of(samples):
+    """Number of each image by its file name alone: the digits behind "IM-" or "person"."""
+    names = [Path(path).name.upper() for path in samples["image_path"]]
+    return [("IM" if "IM-" in name else "P", int(re.search(r"(?:IM-|PERSON)(\d+)", name)[1])) for name in names]
+
+
+def shared_numbers(samples):
+    """How many numbers train and validation, train and test, validation and test have in common."""
+    parts = {
+        part: {n for n, s in zip(numbers_of(samples), samples["split"], strict=True) if s == part} for part in SPLITS
+    }
+    return [len(parts[one] & parts[other]) for one, other in (("train", "val"), ("train", "test"), ("val", "test"))]
+
+
+def test_real_numbers_in_two_parts(shared, caplog):
+    """What the docstring and the README say of the default, and that the strict rule leaves none."""
+    root = shared / "data/zhanglab"
+    assert shared_numbers(ZhangLab(root).samples) == [26, 46, 5]
+    with caplog.at_level(logging.INFO, logger="anomalib_cxr"):
+        strict = ZhangLab(root, patient_rule="number").samples
+    assert shared_numbers(strict) == [0, 0, 0]
+    assert numbers(strict[strict["split"] != "train"]) == {
+        ("val", "normal"): 100,
+        ("val", "abnormal"): 100,
+        ("test", "normal"): 117,
+        ("test", "abnormal"): 195,
+    }
+    normals = [f for f in (root / "train/NORMAL").iterdir() if f.suffix in {".jpeg", ".jpg"}]
+    tested = set(numbers_of(strict[strict["split"] == "test"]))
+    lost = numbers_of(pd.DataFrame({"image_path": [str(path) for path in normals]}))
+    lost = sum(number in tested for number in lost)
+    assert numbers(strict)["train", "normal"] == len(normals) - lost - 100
+    assert f"{lost} training images whose number is in the test set are not used" in caplog.text
+
+
+def test_the_strict_rule_joins_both_series_and_both_parts(root):
+    draw(root / "test/NORMAL", ["NORMAL2-IM-21-0001.jpeg"])  # IM-0021 is in train, twice
+    samples = ZhangLab(root, val_per_class=5, patient_rule="number").samples
+    assert shared_numbers(samples) == [0, 0, 0]
+    assert not [path for path in samples["image_path"] if "IM-0021" in path]
+    assert {"im-3"} == {p for p, f in zip(samples["patient_id"], samples["image_path"], strict=True) if "IM-0003" in f}
+    for fold in range(3):
+        assert shared_numbers(ZhangLab(root, patient_rule="number", fold=fold, num_folds=3).samples) == [0, 0, 0]
+    with pytest.raises(ValueError, match="patient_rule must be one of 'name', 'number', not 'numbers'"):
+        ZhangLab(root, patient_rule="numbers")

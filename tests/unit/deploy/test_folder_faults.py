@@ -12,6 +12,7 @@ import pytest
 from drawn_films import ramp, write_dicom, write_png
 from pydicom import Dataset, dcmread
 
+from anomalib_cxr.data.files import scan_images
 from anomalib_cxr.deploy import ExportedDetector, folder, predict_folder
 from anomalib_cxr.deploy.detector import FilePrediction
 from anomalib_cxr.imaging import radiograph
@@ -100,12 +101,30 @@ def test_what_is_named_like_a_film_but_is_no_file(onnx_model: Path, films: Path,
     assert reasons["gone.png"].endswith("there is no such file")
 
 
+def test_a_folder_of_a_mac_is_listed_as_the_data_sets_list_it(onnx_model: Path, films: Path, tmp_path: Path) -> None:
+    for copy in ("._a.png", ".Trashes/a.png", "__MACOSX/._a.png", "__MACOSX/ward/c.png"):
+        (films / copy).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(films / "a.png", films / copy)
+    write_png(tmp_path / "elsewhere" / "d.png", ramp(40, 40, 0.2, 0.9))
+    (films / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (films / "ward" / "round").symlink_to(films, target_is_directory=True)
+    done = predict_folder(ExportedDetector(onnx_model), films, tmp_path / "out", progress=False)
+    found = [row["image"] for row in rows(tmp_path / "out" / "predictions.csv")]
+    assert found == ["a.png", "b.png", "linked/d.png", "ward/c.png"] == scan_images(films).images
+    assert (done.images, done.unreadable, done.ignored) == (4, 0, 1)
+    with pytest.raises(ValueError, match=r"lies in .*: its heat maps would be taken for radiographs"):
+        predict_folder(ExportedDetector(onnx_model), films, tmp_path / "elsewhere" / "out", progress=False)
+
+
 def test_a_film_that_breaks_while_it_is_drawn_keeps_its_score(
     onnx_model: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    drawn = []
+
     def half(path: Path, picture: np.ndarray) -> None:
+        drawn.append(path)
         path.write_bytes(b"half")
-        if path.name.startswith("b"):
+        if len(drawn) == 2:
             raise MemoryError
 
     monkeypatch.setattr(folder, "save_png", half)
@@ -120,7 +139,8 @@ def test_a_film_that_breaks_while_it_is_drawn_keeps_its_score(
     (failed,) = rows(tmp_path / "out" / "unreadable.csv")
     assert failed["image"] == "b.png"
     assert failed["reason"].endswith("was scored, but its pictures were not made: MemoryError")
-    assert not (tmp_path / "out" / "heat_maps" / "b.png.png").exists()
+    left = sorted(path.name for path in (tmp_path / "out" / "heat_maps").rglob("*") if path.is_file())
+    assert left == ["a.png.png", "c.png.png"]
 
 
 def test_a_film_whose_capture_breaks_keeps_its_heat_map(

@@ -157,7 +157,7 @@ def test_a_cache_that_cannot_be_written_says_so(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OSError, match="file"):
         ImageCache(tmp_path / "file", size=8).read(path)
-    with pytest.raises(ValueError, match="depth must be 8 or 16"):
+    with pytest.raises(ValueError, match="depth must be one of 8, 16, not 12"):
         ImageCache(tmp_path, size=8, depth=12)
     for size in (0, (8, -1), (8,), (8, 8, 8)):
         with pytest.raises(ValueError, match="size must be positive, one number or height and width"):

@@ -102,14 +102,37 @@ def test_opaque_alpha_changes_nothing_and_transparency_is_laid_over_black(tmp_pa
     np.testing.assert_allclose(read_radiograph(tmp_path / "key.png"), np.array([[90, 0], [0, 90]]) / 255, atol=1e-6)
 
 
-def test_exif_orientation_is_not_applied(tmp_path):
-    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_no_orientation_is_applied_in_any_format(tmp_path, suffix, orientation):
+    pixels = (np.arange(48, dtype=np.uint8).reshape(6, 8) * 5).repeat(8, 0).repeat(8, 1)
     exif = Image.Exif()
-    exif[0x0112] = 6
-    for name in ("a.png", "a.jpg"):
-        Image.fromarray(pixels).save(tmp_path / name, exif=exif)
-        assert read_radiograph(tmp_path / name).shape == (3, 4)
-    np.testing.assert_array_equal(read_radiograph(tmp_path / "a.png"), divide(pixels, 8))
+    exif[0x0112] = orientation
+    extra = {"tiffinfo": {274: orientation}} if suffix == ".tif" else {"exif": exif}
+    Image.fromarray(pixels).save(tmp_path / f"a{suffix}", **extra, quality=100)
+    with Image.open(tmp_path / f"a{suffix}") as image:
+        assert image.getexif()[0x0112] == orientation
+    film = read_radiograph(tmp_path / f"a{suffix}")
+    assert film.flags.c_contiguous
+    np.testing.assert_allclose(film, pixels / 255, atol=0.02)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_deep_and_float_tiffs_stay_as_stored(tmp_path, rng, orientation):
+    whole = rng.integers(0, 4096, (5, 7), dtype=np.uint16)
+    whole[0, 0] = 4095
+    floats = rng.random((5, 7), dtype=np.float32)
+    for pixels, expected in ((whole, divide(whole, 12)), (floats, floats)):
+        for compression in (None, "tiff_lzw"):
+            Image.fromarray(pixels).save(tmp_path / "a.tif", tiffinfo={274: orientation}, compression=compression)
+            np.testing.assert_array_equal(read_radiograph(tmp_path / "a.tif"), expected)
+
+
+def test_an_orientation_that_is_none_is_passed_over(tmp_path):
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    for orientation in (0, 9, 65535):
+        Image.fromarray(pixels).save(tmp_path / "a.tif", tiffinfo={274: orientation})
+        np.testing.assert_array_equal(read_radiograph(tmp_path / "a.tif"), divide(pixels, 8))
 
 
 # --- depth

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from anomalib.data import ImageBatch, ImageItem, PredictDataset
@@ -13,7 +14,8 @@ from anomalib.visualization import ImageVisualizer
 from PIL import Image
 from torchvision.tv_tensors import Image as TensorImage
 
-from anomalib_cxr.imaging import RadiographError
+from anomalib_cxr.data import RadiographDataset
+from anomalib_cxr.imaging import RadiographError, read_radiograph
 from anomalib_cxr.plugin.reading import READING, is_misread
 
 NAMES = [
@@ -177,6 +179,48 @@ def test_misread_files_come_out_as_the_scene(tmp_path, scene):
         assert image.is_contiguous()
         for channel in image:
             np.testing.assert_allclose(channel.numpy(), expected, atol=1e-6, err_msg=path.name)
+
+
+def write_partly_transparent(folder: Path, scene: np.ndarray) -> dict[str, np.ndarray]:
+    """Pictures of 8 bits that are not opaque all over, each with what it shows over black."""
+    grey = (scene >> 4).astype(np.uint8)
+    alpha = np.full_like(grey, 255)
+    alpha[:20, :30] = 0
+    alpha[30:, :30] = 128
+    laid = grey / 255 * (alpha / 255)
+    rgba = Image.fromarray(np.dstack([grey, grey, grey, alpha]))
+    rgba.save(folder / "rgba.png")
+    Image.fromarray(np.dstack([grey, alpha]), mode="LA").save(folder / "la.png")
+    rgba.save(folder / "rgba.tif")
+    rgba.save(folder / "rgba.webp", lossless=True, exact=True)
+    Image.fromarray(grey).save(folder / "key.png", transparency=int(grey[0, 0]))
+    return {
+        **dict.fromkeys(["rgba.png", "la.png", "rgba.tif", "rgba.webp"], laid),
+        "key.png": np.where(grey == grey[0, 0], 0, grey / 255),
+    }
+
+
+def test_transparency_is_laid_over_black_in_predict_infer_and_tests_alike(tmp_path, scene):
+    expected = write_partly_transparent(tmp_path, scene)
+    samples = pd.DataFrame({"image_path": [str(tmp_path / name) for name in expected], "mask_path": ""})
+    tested = RadiographDataset(samples.assign(label_index=0, split="test"))
+    stock = np.abs(PredictDataset(tmp_path / "rgba.png")[0].image[0].numpy() - expected["rgba.png"])
+    assert stock.mean() > 0.1  # what all this is for
+    READING.put()
+    torch_reader = importlib.import_module("anomalib.deploy.inferencers.torch_inferencer").read_image
+    for index, path in enumerate(tested.samples["image_path"]):
+        laid = expected[Path(path).name]
+        assert is_misread(path)
+        for image in (PredictDataset(path)[0].image, tested[index].image, torch_reader(path, as_tensor=True)):
+            np.testing.assert_allclose(image.numpy(), np.stack([laid] * 3), atol=1e-6, err_msg=path)
+        np.testing.assert_allclose(read_radiograph(path), laid, atol=1e-6, err_msg=path)
+
+
+def test_a_turned_tiff_is_predicted_as_it_is_stored(tmp_path, scene):
+    grey = (scene >> 4).astype(np.uint8)
+    Image.fromarray(grey).save(tmp_path / "turned.tif", tiffinfo={274: 6})
+    READING.put()
+    np.testing.assert_allclose(PredictDataset(tmp_path / "turned.tif")[0].image[0].numpy(), grey / 255, atol=1e-6)
 
 
 def test_types_are_those_of_the_stock_reader(tmp_path, scene):

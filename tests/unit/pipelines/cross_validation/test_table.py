@@ -10,10 +10,9 @@ import pytest
 from sklearn import metrics as sk
 
 from anomalib_cxr.metrics import write_predictions
+from anomalib_cxr.metrics.thresholds import check_rule, choose_threshold
 from anomalib_cxr.pipelines.cross_validation.plan import CrossValidationJob
 from anomalib_cxr.pipelines.cross_validation.table import (
-    check_rule,
-    choose_threshold,
     evaluate_jobs,
     make_tables,
     to_markdown,
@@ -111,17 +110,18 @@ def test_a_job_that_cannot_be_evaluated_is_reported(tmp_path) -> None:
 
 def test_rules_choose_what_they_say() -> None:
     validation = predictions(3)
-    normal = validation[validation["label"] == "normal"]["raw_score"]
-    abnormal = validation[validation["label"] == "abnormal"]["raw_score"]
-    assert (abnormal >= choose_threshold(validation, {"sensitivity": 0.9})).mean() == 0.9
-    assert (normal >= choose_threshold(validation, {"false_positive_rate": 0.1})).sum() == 1  # 0.1 · 21 − 1
+    scores, labels = validation["raw_score"], validation["label"] == "abnormal"
+    assert (scores[labels] >= choose_threshold(scores, labels, {"sensitivity": 0.9})).mean() == 0.9
+    alarms = scores[~labels] >= choose_threshold(scores, labels, {"false_positive_rate": 0.1})
+    assert alarms.sum() == 1  # 0.1 · 21 − 1
+    assert choose_threshold(scores, labels, "mid_range") == (scores.min() + scores.max()) / 2
 
 
 @pytest.mark.parametrize(
     "rule", ["youden", {"sensitivity": 1.5}, {"specificity": 0.9}, {}, {"sensitivity": 0.9, "x": 1}]
 )
 def test_unknown_rules_are_refused(rule) -> None:
-    with pytest.raises(ValueError, match="threshold must be best_f1"):
+    with pytest.raises(ValueError, match="threshold must be best_f1, mid_range, or one of"):
         check_rule(rule)
 
 

@@ -1,0 +1,285 @@
+"""Every detector that trains, so small that it does so in a second, with its paper's step written out by hand.
+
+A new detector adds one entry to :data:`CASES`, and has to pass ``unit/models/test_training_contract.py``. What stands
+here shares no code with the training glue: images are read from their files, layers are applied one by one, losses are
+loops over their definitions, optimisers are formulas in float64.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from anomalib.models import AnomalibModule
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from toy_detector import ToyDetector
+
+from anomalib_cxr.anatomy import segment_lungs
+from anomalib_cxr.augmentations import AnatPasteAugmentation, jitter_intensity
+from anomalib_cxr.data import RadiographDataModule
+from anomalib_cxr.models import AnatPaste, MultiResPatchSSL
+from anomalib_cxr.models.multires_patch_ssl.views import SimCLRViews
+
+SIDE = 64
+
+
+class ThreeFilms(RadiographDataModule):
+    """Three normal films to train on, whose lungs lie at different places; one of each label to validate and test."""
+
+    def __init__(self, root: Path, train_batch_size: int = 3) -> None:
+        super().__init__(root=root, train_batch_size=train_batch_size, eval_batch_size=2, num_workers=0)
+
+    def make_samples(self) -> pd.DataFrame:
+        self.root.mkdir(parents=True, exist_ok=True)
+        y, x = np.mgrid[:SIDE, :SIDE] / SIDE
+        rows = []
+        parts = [("train", "normal")] * 3 + [(split, label) for split in ("val", "test") for label in LABELS]
+        for number, (split, label) in enumerate(parts):
+            rng = np.random.default_rng(number)
+            height, down = 0.22 + 0.03 * number % 0.1, 0.45 + 0.04 * (number % 3)
+            lungs = sum(((x - cx) / 0.14) ** 2 + ((y - down) / height) ** 2 < 1 for cx in (0.28, 0.72))
+            film = 0.75 - 0.5 * (lungs > 0) + rng.normal(0, 0.03, x.shape)
+            if label == "abnormal":
+                film += 0.4 * np.exp(-((x - 0.3) ** 2 + (y - down) ** 2) / 0.004)
+            path = self.root / f"{number}_{split}_{label}.png"
+            Image.fromarray((film.clip(0, 1) * 255).round().astype(np.uint8)).save(path)
+            row = {"image_path": str(path), "label": label, "split": split, "patient_id": f"p{number}"}
+            rows.append(row | {"findings": "", "mask_path": ""})
+        return pd.DataFrame(rows)
+
+
+LABELS = ("normal", "abnormal")
+
+
+def film(path: str | Path) -> Tensor:
+    """One film as its file has it, (1, H, W), grey in [0, 1]."""
+    with Image.open(path) as picture:
+        return torch.from_numpy(np.asarray(picture.convert("L"), np.float32) / 255)[None]
+
+
+class Step(NamedTuple):
+    """What a training step is made from: (B, 1, H, W) films in [0, 1], their files, and the step's generator."""
+
+    films: Tensor
+    paths: list[str]
+    generator: torch.Generator
+
+
+Loss = Callable[[Any, Step], Tensor]
+Rule = Callable[[Tensor, Tensor, dict[str, Tensor], float, float], Tensor]
+Bank = Callable[[Any, Tensor], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class DetectorCase:
+    """A detector at its smallest, and what a step of it is by definition.
+
+    Attributes:
+        detector: Its class.
+        arguments: Of its constructor, for four steps of 64² films, validated every second.
+        loss: Loss of a step by the network as it was before (``model.model``).
+        rule: New weight from weight, gradient, the optimiser's memory, rate and decay; float64.
+        rate: Learning rate at its highest.
+        decay: Weight decay of a parameter, by its value.
+        warmup: Steps of linear warm-up.
+        bank: Where scores are made against a bank: what the network in evaluation mode makes of the training films
+            in the order of the data set, by the names of ``model.model``'s buffers.
+    """
+
+    detector: type[AnomalibModule]
+    arguments: Mapping[str, Any]
+    loss: Loss
+    rule: Rule
+    rate: float
+    decay: Callable[[Tensor], float]
+    warmup: int = 0
+    bank: Bank | None = None
+
+    def make(self, **arguments: Any) -> Any:
+        """The detector, with other arguments where given."""
+        return self.detector(**(dict(self.arguments) | arguments))
+
+    def __str__(self) -> str:
+        return self.detector.__name__
+
+
+# ------------------------------------------------------------------------------------------------- optimisers by hand
+
+
+def momentum(weight: Tensor, gradient: Tensor, memory: dict[str, Tensor], rate: float, decay: float) -> Tensor:
+    """Gradient descent with the classical momentum of 0.9."""
+    memory["velocity"] = 0.9 * memory.get("velocity", torch.zeros_like(weight)) + gradient + decay * weight
+    return weight - rate * memory["velocity"]
+
+
+def lars(weight: Tensor, gradient: Tensor, memory: dict[str, Tensor], rate: float, decay: float) -> Tensor:
+    """Algorithm 1 of You et al. 2017; vectors have neither decay nor trust ratio, as in SimCLR."""
+    ratio = 0.001 * weight.norm() / (gradient + decay * weight).norm() if weight.ndim > 1 else 1.0
+    velocity = 0.9 * memory.get("velocity", torch.zeros_like(weight)) + ratio * (gradient + decay * weight)
+    memory["velocity"] = velocity
+    return weight - rate * velocity
+
+
+def adamw(weight: Tensor, gradient: Tensor, memory: dict[str, Tensor], rate: float, decay: float) -> Tensor:
+    """Loshchilov and Hutter 2019, Algorithm 2, with Adam's own constants."""
+    memory["steps"] = memory.get("steps", torch.zeros(())) + 1
+    memory["mean"] = 0.9 * memory.get("mean", torch.zeros_like(weight)) + 0.1 * gradient
+    memory["square"] = 0.999 * memory.get("square", torch.zeros_like(weight)) + 0.001 * gradient**2
+    mean = memory["mean"] / (1 - 0.9 ** memory["steps"])
+    square = memory["square"] / (1 - 0.999 ** memory["steps"])
+    return weight - rate * (mean / (square.sqrt() + 1e-8) + decay * weight)
+
+
+# -------------------------------------------------------------------------------------------------- AnatPaste by hand
+
+
+def anat_paste_pairs(step: Step) -> tuple[Tensor, Tensor]:
+    """Normal films with jittered intensities, and the same films with something pasted into their own lungs."""
+    normal = jitter_intensity(step.films, 0.1, step.generator)
+    lungs = torch.stack([torch.from_numpy(segment_lungs(film(path)[0].numpy()))[None] for path in step.paths])
+    (pasted,) = AnatPasteAugmentation()(normal, lungs, step.generator)
+    return normal, pasted.image
+
+
+def anat_paste_loss(network: Any, step: Step) -> Tensor:
+    """Cross-entropy of "normal or pasted": ResNet on [-1, 1], then linear layer, batch norm, ReLU for each of two."""
+    normal, pasted = anat_paste_pairs(step)
+    hidden = network.backbone.forward_features(2 * torch.cat([normal, pasted]) - 1).mean(dim=(2, 3))
+    weights = dict(network.named_parameters())
+    for layer in (0, 3):
+        hidden = hidden @ weights[f"head.{layer}.weight"].T
+        centred = hidden - hidden.mean(dim=0)
+        hidden = centred / (centred.square().mean(dim=0) + 1e-5).sqrt()
+        hidden = (hidden * weights[f"head.{layer + 1}.weight"] + weights[f"head.{layer + 1}.bias"]).clamp(min=0)
+    logits = hidden @ weights["classifier.weight"].T + weights["classifier.bias"]
+    labels = [0] * len(normal) + [1] * len(pasted)
+    return torch.stack([row.exp().sum().log() - row[label] for row, label in zip(logits, labels, strict=True)]).mean()
+
+
+def anat_paste_bank(network: Any, films: Tensor) -> dict[str, Tensor]:
+    """Unit embeddings, film by film."""
+    rows = [network.backbone.forward_features(2 * one[None] - 1).mean(dim=(2, 3))[0] for one in films]
+    return {"density.references": torch.stack([row / row.norm() for row in rows])}
+
+
+# -------------------------------------------------------------------------------------------- MultiResPatchSSL by hand
+
+
+def patches_of(films: Tensor, side: int) -> Iterator[tuple[int, Tensor]]:
+    """Patches that tile the films, film by film and row by row, with the number of their film."""
+    for number, one in enumerate(films):
+        for top in range(0, one.shape[-2], side):
+            for left in range(0, one.shape[-1], side):
+                yield number, one[:, top : top + side, left : left + side]
+
+
+def encode(network: Any, size: int, patches: Tensor) -> Tensor:
+    """Features of patches, shrunk to 16 pixels by the mean of each block, on [-1, 1]."""
+    block = patches.shape[-1] // 16
+    return network.encoders[size].model(2 * F.avg_pool2d(patches, block) - 1)
+
+
+def drawn_patches(films: Tensor, side: int, count: int, generator: torch.Generator) -> tuple[Tensor, list[int]]:
+    """A random choice without repeats, and the film of each."""
+    owners, patches = zip(*patches_of(films, side), strict=True)
+    chosen = torch.randperm(len(patches), generator=generator)[:count].tolist()
+    return torch.stack([patches[i] for i in chosen]), [owners[i] for i in chosen]
+
+
+def nt_xent(first: Tensor, second: Tensor, temperature: float, owners: list[int] | None = None) -> Tensor:
+    """Equation 1 of SimCLR, anchor by anchor; patches of one film are no negatives where owners are given."""
+    views, n = torch.cat([first, second]), len(first)
+    views = views / views.norm(dim=1, keepdim=True)
+    losses = []
+    for anchor in range(2 * n):
+        positive = (anchor + n) % (2 * n)
+        others = [k for k in range(2 * n) if k != anchor]
+        if owners is not None:
+            others = [k for k in others if k == positive or owners[k % n] != owners[anchor % n]]
+        similar = {k: (views[anchor] @ views[k] / temperature).exp() for k in others}
+        losses.append(-(similar[positive] / sum(similar.values())).log())
+    return torch.stack(losses).mean()
+
+
+def simclr_loss(network: Any, step: Step, overlapping: bool = True, patches_per_step: int = 6) -> Tensor:
+    """Sum over sizes of NT-Xent between two views of each drawn patch, by a projection head of two layers."""
+    losses = []
+    views = SimCLRViews(crop_area=0.5, degrees=5)
+    for size, side in enumerate(network.patch_sizes):
+        patches, owners = drawn_patches(step.films, side, patches_per_step, step.generator)
+        both = torch.cat([views.view(patches, step.generator), views.view(patches, step.generator)])
+        first, _, second = network.heads[size]
+        hidden = (encode(network, size, both) @ first.weight.T + first.bias).clamp(min=0)
+        projected = hidden @ second.weight.T + second.bias
+        losses.append(nt_xent(*projected.chunk(2), temperature=0.1, owners=None if overlapping else owners))
+    return torch.stack(losses).sum()
+
+
+def multires_bank(network: Any, films: Tensor) -> dict[str, Tensor]:
+    """Feature of each patch at its row, column and film."""
+    found = {}
+    for size, side in enumerate(network.patch_sizes):
+        cells = SIDE // side
+        rows = torch.cat([encode(network, size, patch[None]) for _, patch in patches_of(films, side)])
+        found[f"banks.{size}.search.references"] = rows.unflatten(0, (len(films), cells, cells)).permute(1, 2, 0, 3)
+        found[f"banks.{size}.search.image_index"] = torch.arange(len(films)).expand(cells, cells, -1)
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------- toy by hand
+
+
+def toy_loss(network: Any, step: Step) -> Tensor:
+    """Mean squared error of a linear autoencoder."""
+    flat = step.films.flatten(1)
+    code = flat @ network.encoder.weight.T + network.encoder.bias
+    return (code @ network.decoder.weight.T + network.decoder.bias - flat).square().mean()
+
+
+SHORT = {"image_size": SIDE, "max_steps": 4, "steps_per_epoch": 2, "seed": 3, "backbone": "resnet10t"}
+
+#: One entry for each detector that trains.
+CASES = (
+    DetectorCase(
+        AnatPaste,
+        SHORT | {"num_workers": 0, "optimizer": "momentum", "checkpoint": "last", "fine_map": False},
+        loss=anat_paste_loss,
+        rule=momentum,
+        rate=0.03,
+        decay=lambda weight: 3e-5,
+        bank=anat_paste_bank,
+    ),
+    DetectorCase(
+        MultiResPatchSSL,
+        SHORT
+        | {"patch_sizes": (16, 32), "encoder_size": 16, "patches_per_step": 6, "warmup_steps": 2, "checkpoint": "last"}
+        | {"learning_rate": 4.8, "feature_dim": 0, "bank_dtype": "float32", "distance": "euclidean"},
+        loss=simclr_loss,
+        rule=lars,
+        rate=4.8,
+        decay=lambda weight: 1e-6 if weight.ndim > 1 else 0.0,
+        warmup=2,
+        bank=multires_bank,
+    ),
+    DetectorCase(
+        ToyDetector,
+        {"image_size": SIDE, "max_steps": 4, "seed": 3},
+        loss=toy_loss,
+        rule=adamw,
+        rate=1e-3,
+        decay=lambda weight: 0.0,
+    ),
+)
+
+
+def rate_by_hand(case: DetectorCase, step: int, max_steps: int) -> float:
+    """Linear warm-up to the highest rate, then half a cosine that would be 0 at ``max_steps``."""
+    if step < case.warmup:
+        return case.rate * (step + 1) / case.warmup
+    return case.rate * (1 + math.cos(math.pi * (step - case.warmup) / (max_steps - case.warmup))) / 2
