@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from anomalib_cxr import __version__
-from anomalib_cxr.deploy.commissioning import Site
 from anomalib_cxr.csv_tables import growing_table
+from anomalib_cxr.deploy.commissioning import Site
 from anomalib_cxr.deploy.detector import ExportedDetector, FilePrediction, Prediction
 from anomalib_cxr.deploy.overlay import overlay, save_png
 from anomalib_cxr.deploy.secondary_capture import is_own_capture, new_run, secondary_capture

@@ -5,10 +5,12 @@ error that names the images where a score is NaN, and no sigmoid over raw scores
 
 Anomalib 2.7 takes ``AUROC`` and ``AUPR`` from torchmetrics, which passes scores outside [0, 1] through a float32
 sigmoid: scores above 17 all become 1, and a perfect ranking of distances 30, 40, 50, 60 gets an AUROC of 0.5. Scores
-are raw in validation, so a checkpoint chosen by that AUROC may be chosen by nothing. Here scores are only ranked.
+are raw in validation, so a checkpoint chosen by that AUROC may be chosen by nothing. Here scores are only ranked, and
+raw ones wherever a batch still has them: normalised ones tie in float32 far from the validation scores.
 """
 
 import logging
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
@@ -23,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 _SCORES = ("pred_score", "gt_label")
 _DECISIONS = ("pred_label", "gt_label")
+#: Attribute in which a post-processor leaves the scores (B,) that it normalised.
+RAW_SCORE = "raw_score"
 
 
 class _Checked:
@@ -83,6 +87,25 @@ class _OfScores(_Checked):
     """Metrics of the ranking: torchmetrics keeps the scores."""
 
     default_fields = _SCORES
+
+    def update(self, batch: Batch, *args: Any, **kwargs: Any) -> None:
+        """Take in a batch, by the scores that were normalised where it has them.
+
+        Args:
+            batch: Batch with the metric's fields.
+            *args: As Anomalib's.
+            **kwargs: As Anomalib's.
+
+        Raises:
+            ValueError: If a value is NaN or infinite; the message names the images.
+        """
+        raw = getattr(batch, RAW_SCORE, None)
+        if raw is None or self.fields[0] != _SCORES[0]:
+            super().update(batch, *args, **kwargs)
+            return
+        known = {name: getattr(batch, name, None) for name in (*self.fields, "image_path")}
+        view: Any = SimpleNamespace(**known | {_SCORES[0]: raw})
+        super().update(view, *args, **kwargs)
 
     def _count_classes(self) -> dict[str, int]:
         target = dim_zero_cat(self.target)  # type: ignore[attr-defined]

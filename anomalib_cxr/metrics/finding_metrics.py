@@ -18,7 +18,7 @@ from anomalib.metrics import AnomalibMetric, Evaluator
 from torchmetrics import Metric
 
 from anomalib_cxr.metrics.checks import check_scores
-from anomalib_cxr.metrics.evaluator_metrics import AUROC, Accuracy, F1Score, _OfDecisions
+from anomalib_cxr.metrics.evaluator_metrics import AUROC, RAW_SCORE, Accuracy, F1Score, _OfDecisions
 from anomalib_cxr.metrics.findings import SEPARATOR, count_findings, describe_absence, finding_key, split_findings
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,8 @@ class _OfFinding:
         used = has | ~abnormal
         if isinstance(self, _OfDecisions) and not used.any():  # torchmetrics cannot reshape no decisions
             return
-        chosen = {field: getattr(batch, field)[used] for field in metric.fields}
+        names = [*metric.fields, *([RAW_SCORE] if getattr(batch, RAW_SCORE, None) is not None else [])]
+        chosen = {name: getattr(batch, name)[used] for name in names}
         super().update(SimpleNamespace(**chosen), *args, **kwargs)  # type: ignore[misc]
 
     def compute(self) -> torch.Tensor | None:

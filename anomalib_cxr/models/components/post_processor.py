@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from anomalib_cxr.checks import check_choice
 from anomalib_cxr.distributed import gather_ragged
+from anomalib_cxr.metrics.evaluator_metrics import RAW_SCORE
 from anomalib_cxr.metrics.thresholds import TARGETED, ThresholdRule, choose_threshold
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class RankPreservingPostProcessor(PostProcessor):
     ``y − x >= 2⁻²² (max − min) (1 + |z|)²``, and beside what float32 has already rounded in x and y themselves:
     6e-6 of the validation range at its ends, 0.002 of it 20 ranges away, but 380 ranges at 10,000. Nearer ones may
     tie, as all do where one outlier stretched the range by a million. So rank images by raw scores where they are at
-    hand, as ``predictions.csv`` has them and as our reports and cross-validation do.
+    hand, as ``predictions.csv`` has them and as our AUROC in the Evaluator, reports and cross-validation do.
 
     An image is abnormal if its raw score is at least the image threshold, as our metrics have it, and Anomalib's own
     choice of the best F1; a pixel if it is above the pixel threshold. What is NaN is no normal image or pixel. The
@@ -189,11 +190,12 @@ class RankPreservingPostProcessor(PostProcessor):
         return processed._replace(pred_label=self._are_abnormal(score), pred_mask=self._marked(maps))
 
     def post_process_batch(self, batch: Batch) -> None:
-        """Decide by raw scores, and then normalise.
+        """Decide by raw scores, and then normalise; the batch keeps raw ones as ``raw_score``, for our AUROC.
 
         Args:
             batch: Batch with raw scores and maps.
         """
+        setattr(batch, RAW_SCORE, batch.pred_score)
         if self.enable_thresholding:
             self.threshold_batch(batch)
         if self.enable_normalization:

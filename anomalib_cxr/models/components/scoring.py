@@ -29,11 +29,11 @@ class ScoringMixin(DeployableMixin):
     def configure_evaluator() -> Evaluator:
         """Anomalib's test metrics, and the AUROC on validation that the checkpoint is chosen by.
 
-        That one is ours: scores are raw in validation, and Anomalib's would put those outside of [0, 1] through a
-        sigmoid, batch by batch, which ties large ones.
+        The image-level AUROCs are ours, which rank raw scores: Anomalib's would put those outside of [0, 1] through a
+        sigmoid, batch by batch, which ties large ones, and normalised ones tie far from the validation scores.
         """
         test_metrics: list[Any] = [
-            AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
+            metrics.AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
             F1Score(fields=["pred_label", "gt_label"], prefix="image_"),
             AUROC(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False),
             F1Score(fields=["pred_mask", "gt_mask"], prefix="pixel_", strict=False),

@@ -8,7 +8,9 @@ import torch
 from anomalib.data import ImageBatch, InferenceBatch
 from sklearn.metrics import f1_score, roc_auc_score
 
-from anomalib_cxr.metrics import conformal_p_values
+from anomalib_cxr.data import RadiographBatch
+from anomalib_cxr.metrics import FindingAUROC, conformal_p_values
+from anomalib_cxr.models import AnatPaste
 from anomalib_cxr.models.components.post_processor import RankPreservingPostProcessor
 
 TRAINER = SimpleNamespace(world_size=1)
@@ -47,6 +49,38 @@ def test_auroc_equals_that_of_raw_scores_far_outside_the_validation_range(valida
     assert 0 < out.min() < 0.05
     assert 0.95 < out.max() < 1
     assert np.array_equal(np.argsort(out.numpy(), kind="stable"), np.argsort(raw, kind="stable"))
+
+
+@pytest.mark.parametrize("case", ["10,000 spreads away", "an outlier stretched the range"])
+def test_the_evaluators_auroc_is_that_of_raw_scores_where_normalised_ones_tie(validation, case: str) -> None:
+    rng, (scores, gt, maps) = np.random.default_rng(0), validation
+    labels = np.arange(400) % 2
+    raw = rng.standard_normal(400) + labels
+    if case.startswith("an outlier"):
+        scores = scores.clone()
+        scores[0] = 1e9
+    else:
+        raw += 10_000 * float(scores.max() - scores.min())
+    raw = raw.astype(np.float32)
+    post = _fitted(scores, gt, maps)
+    (metric,) = [one for one in AnatPaste.configure_evaluator().test_metrics if one.name == "image_AUROC"]
+    finding = FindingAUROC("nodule")
+    for part in np.split(np.arange(400), 4):
+        findings = ["nodule" if label else "" for label in labels[part]]
+        shown = RadiographBatch(
+            image=torch.zeros(100, 3, 8, 8),
+            gt_label=torch.tensor(labels[part]),
+            pred_score=torch.tensor(raw[part]),
+            findings=findings,
+        )
+        post.post_process_batch(shown)
+        metric.update(shown)
+        finding.update(shown)
+    expected = roc_auc_score(labels, raw)
+    assert float(metric.compute()) == pytest.approx(expected, abs=1e-6)
+    assert float(finding.compute()) == pytest.approx(expected, abs=1e-6)
+    normalised = post(InferenceBatch(pred_score=torch.tensor(raw), anomaly_map=torch.zeros(400, 1, 2, 2))).pred_score
+    assert abs(roc_auc_score(labels, normalised.numpy()) - expected) > 0.01  # what it would have been
 
 
 def test_half_is_the_middle_of_the_validation_scores_where_asked(validation) -> None:
