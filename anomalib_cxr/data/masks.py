@@ -57,7 +57,8 @@ def check_masks(samples: pd.DataFrame, name: str, on_conflict: OnMaskConflict, n
         lesions |= {image: f"{len(found)} boxes" for image, found in boxes if isinstance(found, tuple) and found}
     if lesions:
         first, size = next(iter(lesions.items()))
-        what = f"{len(lesions)} of {len(normal)} normal images have a lesion in their mask, the first is {first} with {size}"
+        count = f"{len(lesions)} of {len(normal)}"
+        what = f"{count} normal images have a lesion in their mask, the first is {first} with {size}"
         if on_conflict == "raise":
             msg = f"{name}: {what}: correct the labels or masks, or pass on_mask_conflict='warn' to count their pixels"
             raise TableError(msg)

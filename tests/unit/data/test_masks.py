@@ -49,9 +49,7 @@ def test_plain_masks_and_empty_ones_of_normal_films_say_nothing(tmp_path, caplog
 
 def test_a_normal_film_with_a_lesion_is_refused_or_counted(tmp_path, caplog):
     root = write(tmp_path, lambda i, sick: (LESION, ".png") if sick or i in {3, 9, 12} else None)
-    with pytest.raises(
-        TableError, match=r"3 of 16 normal images have a lesion drawn, the first is .*003.png with 100 "
-    ):
+    with pytest.raises(TableError, match=r"3 of 16 normal images have a lesion in their mask.*003.png with 100 "):
         make(root).setup()
     with pytest.raises(ValueError, match="on_mask_conflict must be one of"):
         make(root, on_mask_conflict="skip")
@@ -59,7 +57,7 @@ def test_a_normal_film_with_a_lesion_is_refused_or_counted(tmp_path, caplog):
     data.setup()
     list(data.val_data)
     (message,) = said(caplog)  # once, whatever is read
-    assert "3 of 16 normal images have a lesion drawn" in message
+    assert "3 of 16 normal images have a lesion in their mask" in message
     assert message.endswith("they count in the pixel metrics")
 
 
