@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 from anomalib import TaskType
 from anomalib.data import AnomalibDataset
-from PIL import Image as PILImage
 from torchvision.transforms.v2 import InterpolationMode, Resize, Transform
 from torchvision.transforms.v2.functional import resize
 from torchvision.tv_tensors import Image, Mask
@@ -22,6 +21,7 @@ from anomalib_cxr.data.items import RadiographBatch, RadiographItem
 from anomalib_cxr.data.tables import stored_depth
 from anomalib_cxr.imaging import RadiographError, read_radiograph
 from anomalib_cxr.imaging.cache import ImageCache
+from anomalib_cxr.imaging.mask import read_mask
 
 _REQUIRED = ("image_path", "label_index", "split", "mask_path")
 
@@ -164,17 +164,11 @@ class RadiographDataset(AnomalibDataset):
         if not path:
             boxes = sample.get("boxes")
             return draw_boxes(boxes if isinstance(boxes, tuple) else (), size)
-        try:
-            with PILImage.open(path) as file:
-                pixels = np.asarray(file)
-        except Exception as error:
-            msg = f"{path}: the mask cannot be read: {error}"
-            raise RadiographError(msg) from error
-        mask = (pixels[..., :3] if pixels.ndim == 3 else pixels[..., None]).any(axis=-1)
+        mask = read_mask(path).mask
         if mask.shape != size:
             msg = f"{path}: the mask is {mask.shape} but its image {Path(sample['image_path']).name} is {size}"
             raise RadiographError(msg)
-        return mask.astype(np.uint8)
+        return mask
 
 
 def draw_boxes(boxes: tuple[tuple[float, float, float, float], ...], size: tuple[int, int]) -> np.ndarray:

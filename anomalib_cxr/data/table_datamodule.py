@@ -14,6 +14,7 @@ from anomalib_cxr.data.duplicates import find_duplicates
 from anomalib_cxr.data.failing import find_failing
 from anomalib_cxr.data.files import find_missing
 from anomalib_cxr.data.manifest import apply_manifest, check_settings, read_manifest, write_manifest
+from anomalib_cxr.data.masks import OnMaskConflict, check_masks
 from anomalib_cxr.data.selection import Selection
 from anomalib_cxr.data.splits import ABNORMAL, LABELS, NORMAL, split_by_fold, split_by_patient, take_fraction
 from anomalib_cxr.data.tables import TableError
@@ -44,6 +45,8 @@ class TableDataModule(RadiographDataModule):
         on_error: What to do with unreadable images: ``raise`` at the first that is needed, or read every image once
             before the training and ``skip`` those that fail; they are listed with their reasons when found and again
             at the end of the run.
+        on_mask_conflict: What to do about normal images with a lesion in their mask: ``raise``, or ``warn`` with their
+            number and count their pixels.
         check_duplicates: Report byte-identical files in different splits.
         **kwargs: Batch sizes, workers, augmentations and seed, see :class:`RadiographDataModule`.
 
@@ -69,6 +72,7 @@ class TableDataModule(RadiographDataModule):
         split_manifest: str | Path | None = None,
         on_missing: Literal["raise", "skip"] = "raise",
         on_error: Literal["raise", "skip"] = "raise",
+        on_mask_conflict: OnMaskConflict = "raise",
         check_duplicates: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -82,6 +86,7 @@ class TableDataModule(RadiographDataModule):
         self.split_manifest = Path(split_manifest) if split_manifest is not None else None
         self.on_missing = one_of("on_missing", on_missing, ("raise", "skip"))
         self.on_error = one_of("on_error", on_error, ("raise", "skip"))
+        self.on_mask_conflict = one_of("on_mask_conflict", on_mask_conflict, ("raise", "warn"))
         self.check_duplicates = check_duplicates
         self.skipped: dict[str, str] = {}
         self._gone: set[str] = set()
@@ -143,8 +148,8 @@ class TableDataModule(RadiographDataModule):
 
         Raises:
             FileNotFoundError: If the root is missing.
-            TableError: If a table is broken, a filter leaves nothing, listed images are missing, or the manifest was
-                changed or does not fit.
+            TableError: If a table is broken, a filter leaves nothing, listed images are missing, the manifest was
+                changed or does not fit, or a normal image has a lesion drawn.
         """
         if not self.root.is_dir():
             msg = f"{self.name}: the root {self.root} does not exist or is no folder"
@@ -165,6 +170,7 @@ class TableDataModule(RadiographDataModule):
         if self.on_error == "skip":
             self._keep_readable(selection)
         table = selection.table.reset_index(drop=True)
+        check_masks(table, self.name, self.on_mask_conflict, default_num_workers())
         if self.check_duplicates:
             self._report_duplicates(table)
         return table

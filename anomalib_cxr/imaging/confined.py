@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ _PROGRAM = (
 _OUT_OF_TIME = {-getattr(signal, name) for name in ("SIGXCPU", "SIGKILL") if hasattr(signal, name)}
 _is_confined = False
 
+RADIOGRAPH = "anomalib_cxr.imaging.radiograph:read_unconfined"
 Read = Callable[[Path, int | None], npt.NDArray[np.float32]]
 
 
@@ -45,15 +47,16 @@ def need_limits() -> None:
         raise NeedsLimits
 
 
-def read_confined(path: Path, bits: int | None) -> npt.NDArray[np.float32]:
-    """Read a radiograph in a child process.
+def read_confined(path: Path, bits: int | None, reader: str = RADIOGRAPH) -> npt.NDArray[np.float32]:
+    """Read a radiograph, or what else a reader reads, in a child process.
 
     Args:
         path: File to read.
         bits: Stored depth, or None.
+        reader: Function of path and bits that reads without limits, as ``module:name``.
 
     Returns:
-        (H, W) float32 in [0, 1].
+        What the reader gives: (H, W) float32 in [0, 1] for radiographs.
 
     Raises:
         ValueError: If the child refuses the file, exceeds a limit or dies; if no child can be started.
@@ -61,7 +64,8 @@ def read_confined(path: Path, bits: int | None) -> npt.NDArray[np.float32]:
     if getattr(sys, "frozen", False) or not sys.executable:
         msg = "it needs a decoder in a process of its own, which a frozen program cannot start"
         raise ValueError(msg)
-    command = [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), os.fspath(path.absolute()), json.dumps(_int(bits))]
+    arguments = [json.dumps(sys.path), os.fspath(path.absolute()), json.dumps(_int(bits)), reader]
+    command = [sys.executable, "-c", _PROGRAM, *arguments]
     try:
         child = subprocess.run(
             command,
@@ -91,6 +95,8 @@ def main() -> None:
     """Read the file of the command line under limits and write the film, or why there is none, to standard output."""
     from anomalib_cxr.imaging import radiograph
 
+    module, _, name = sys.argv[4].partition(":")
+    read: Read = getattr(import_module(module), name)
     global _is_confined
     _is_confined = True
     path, bits = Path(sys.argv[2]), json.loads(sys.argv[3])
@@ -101,7 +107,7 @@ def main() -> None:
             _import_decoders()
         _limit()
         try:
-            film = np.ascontiguousarray(radiograph.read_unconfined(path, bits))
+            film = np.ascontiguousarray(read(path, bits))
         except MemoryError:
             answer.write(json.dumps({"error": f"decoding it takes more than {BYTES >> 20} MiB of memory"}).encode())
         except Exception as error:  # noqa: BLE001
