@@ -1,6 +1,7 @@
 """A name that nobody knows is answered with the nearest that somebody does."""
 
 import difflib
+import inspect
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ def refuse_unknown_names(typed: Sequence[str]) -> None:
 
 def _named(typed: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Section, "model" or "data", and class or path that the command line and its configuration files name."""
-    for word, following in zip(typed, [*typed[1:], ""], strict=True):
+    for word, following in zip(typed, [*typed, ""][1:], strict=True):
         if match := _OPTION.fullmatch(word):
             name = match[2] if match[2] is not None else following
             if re.fullmatch(r"[\w./\\ -]+", name) and not name.startswith("-") and name != "null":
@@ -80,7 +81,8 @@ def _classes(section: str, any_data: bool) -> list[str]:
     bases: tuple[type[Any], ...] = (AnomalibModule,) if section == "model" else (AnomalibDataModule,)
     if any_data:
         bases += (Dataset, DataLoader)
-    return sorted({cls.__name__ for cls in _subclasses(bases) if not cls.__name__.startswith("_")})
+    concrete = (cls for cls in _subclasses(bases) if not inspect.isabstract(cls))
+    return sorted({cls.__name__ for cls in concrete if not cls.__name__.startswith("_")})
 
 
 def _subclasses(classes: Iterable[type[Any]]) -> Iterator[type[Any]]:

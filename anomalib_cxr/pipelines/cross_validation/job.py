@@ -33,6 +33,7 @@ from anomalib_cxr.checkpoint_files import CheckpointError, load_checkpoint
 from anomalib_cxr.metrics.predictions import read_predictions
 from anomalib_cxr.models.components.step_training import StepTrainingMixin
 from anomalib_cxr.pipelines.cross_validation.plan import read_json
+from anomalib_cxr.plugin.log_lines import log_each_line_once
 from anomalib_cxr.run_folder import (
     BEST_CHECKPOINT,
     CHECKPOINTS,
@@ -138,6 +139,7 @@ def main() -> None:
     folder = Path(sys.argv[1]).resolve()
     _end_with_parent()
     configure_logger()
+    log_each_line_once()
     logging.getLogger("anomalib_cxr").setLevel(logging.INFO)
     # A process of a killed run may need a moment to end; two in one folder would mix their files.
     with FileLock(folder / ".lock", timeout=60):

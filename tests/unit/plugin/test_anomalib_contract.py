@@ -47,6 +47,8 @@ NAMES = [
     "anomalib.cli.cli:AnomalibCLI.add_subcommands",
     "anomalib.cli.cli:AnomalibCLI.before_instantiate_classes",
     "anomalib.cli.cli:AnomalibCLI.instantiate_classes",
+    "anomalib.cli.cli:AnomalibCLI._run_subcommand",
+    "anomalib.cli.cli:configure_logger",
     "anomalib.cli.cli:main",
     # Folders of runs, and checkpoints.
     "anomalib.engine:engine",
@@ -56,6 +58,8 @@ NAMES = [
     "anomalib.engine.plugins.checkpoint_io:AnomalibCheckpointIO.load_checkpoint",
     "anomalib.engine.plugins.checkpoint_io:AnomalibCheckpointIO.save_checkpoint",
     "lightning.pytorch.utilities.rank_zero:rank_zero_only",
+    # Predictions of a folder.
+    "anomalib.engine.engine:PredictDataset",
     # Datamodules: our splits are final, so the methods that would change them are overridden.
     "anomalib.data:AnomalibDataModule._setup",
     "anomalib.data:AnomalibDataModule._create_test_split",
@@ -86,6 +90,7 @@ NAMES = [
     "anomalib.pipelines.components.base.runner:Runner",
     # Lightning: the chosen checkpoint is read by the strategy's reader and takes the place of Anomalib's.
     "lightning.pytorch.strategies:Strategy.checkpoint_io",
+    "lightning.fabric.utilities.exceptions:MisconfigurationException",
     "lightning.pytorch.trainer.states:TrainerFn.FITTING",
     "lightning.pytorch.utilities.types:OptimizerLRSchedulerConfig",
     "lightning.pytorch.utilities.types:STEP_OUTPUT",
