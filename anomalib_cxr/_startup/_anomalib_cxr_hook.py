@@ -61,11 +61,25 @@ class _RegisterAfterImport:
         return spec
 
 
+class _MetaPath(list):
+    """Finders, of which ours stays the first.
+
+    Import hooks such as typeguard's insert themselves at the front, and find modules without asking the others. Ours
+    asks them, so behind it they have all that they had in front of it.
+    """
+
+    def insert(self, index, finder):
+        super().insert(index, finder)
+        if finder is not _RegisterAfterImport and _RegisterAfterImport in self:
+            self.remove(_RegisterAfterImport)
+            super().insert(0, _RegisterAfterImport)
+
+
 def _install():
     import os
 
     if os.environ.get("ANOMALIB_CXR_PLUGIN", "1") != "0":
-        sys.meta_path.insert(0, _RegisterAfterImport)
+        sys.meta_path = _MetaPath([_RegisterAfterImport, *sys.meta_path])
 
 
 try:

@@ -64,8 +64,9 @@ def predict_folder(
 
     One batch is in memory at a time, and each row of both tables is on disk when it is known, so that a run that is
     cut off leaves what it has done. Nothing that is wrong with one file ends the run. Links to folders are followed,
-    hidden files and folders passed over. File names that are no UTF-8 stand in the tables as they are on disk.
-    Secondary Captures of this package are no radiographs and are left out.
+    hidden files and folders passed over. File names that are no UTF-8 stand in the tables as they are on disk; what a
+    spreadsheet would take for a formula has an apostrophe before it. Secondary Captures of this package are no
+    radiographs and are left out.
 
     - ``predictions.csv``: ``image`` (path below the folder), ``score``, ``threshold`` (of the normalised score: 0.5,
       unless the model was given another sensitivity), ``decision`` (normal, abnormal), ``heat_map``,

@@ -3,13 +3,15 @@
 An entry is keyed by the content of the file and by the settings that made it. So that reading does not need to hash the
 file each time, a small pointer remembers the content key of a (path, size, modification time). Entries and pointers are
 written atomically: any number of processes may use the folder at once, and one that is killed leaves at most a
-temporary file, never half an entry.
+temporary file, never half an entry. They end with a CRC-32 of their name and content: one that was changed, or stands
+under another's name, is made again. (That guards against accidents: who may write there can put any picture there.)
 """
 
 import json
 import logging
 import os
 import time
+import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
@@ -29,7 +31,7 @@ from anomalib_cxr.imaging.radiograph import RadiographError, read_radiograph
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 2  # raised where a reader gives other pixels for a file than it gave before
+_VERSION = 3  # raised where a reader gives other pixels for a file than it gave before, or entries look otherwise
 _STALE_SECONDS = 3600.0
 
 
@@ -154,21 +156,17 @@ class ImageCache:
             resized = interpolate(torch.from_numpy(image)[None, None], self.size, mode="bilinear", antialias=True)
             whole = resized[0, 0].clamp(0, 1).mul(levels).round().numpy()
             kept = whole.astype(self._dtype)
-            write_bytes(entry, kept.tobytes())
+            _write_checked(entry, kept.tobytes())
             twin = (entry.name, shape)
-            write_bytes(entry.with_suffix(".json"), json.dumps(twin).encode())
+            _write_checked(entry.with_suffix(".json"), json.dumps(twin).encode())
             pixels = self._scale(kept)
-        write_bytes(pointer, json.dumps(twin).encode())
+        _write_checked(pointer, json.dumps(twin).encode())
         return pixels, twin[1]
 
     def _load(self, name: str) -> npt.NDArray[np.float32] | None:
-        """Load an entry, None where it is not there or not of the right length."""
-        try:
-            data = self._path(name).read_bytes()
-        except OSError:
-            return None
-        if len(data) != self.size[0] * self.size[1] * self.depth // 8:
-            logger.warning("%s is damaged and made again", self._path(name))
+        """Load an entry, None where it is not there or not as it was written."""
+        data = _read_checked(self._path(name))
+        if data is None or len(data) != self.size[0] * self.size[1] * self.depth // 8:
             return None
         return self._scale(np.frombuffer(data, dtype=self._dtype).reshape(self.size))
 
@@ -208,8 +206,29 @@ class ImageCache:
 
 def _load_pointer(path: Path) -> tuple[str, tuple[int, int]] | None:
     """Read a pointer: name of the entry, and size of the file it was made from."""
-    try:
-        name, (height, width) = json.loads(path.read_bytes())
-    except (OSError, ValueError, TypeError):
+    data = _read_checked(path)
+    if data is None:
         return None
+    name, (height, width) = json.loads(bytes(data))
     return str(name), (int(height), int(width))
+
+
+def _check(path: Path, content: bytes | memoryview) -> bytes:
+    """Four bytes that are others for other content under the name, and for this under another name."""
+    return zlib.crc32(content, zlib.crc32(path.name.encode())).to_bytes(4, "little")
+
+
+def _write_checked(path: Path, content: bytes) -> None:
+    write_bytes(path, content + _check(path, content))
+
+
+def _read_checked(path: Path) -> memoryview | None:
+    """Content of a file of :func:`_write_checked`; None where there is none, or it was changed."""
+    try:
+        data = memoryview(path.read_bytes())
+    except OSError:
+        return None
+    if data[-4:] != _check(path, data[:-4]):
+        logger.warning("%s is damaged and made again", path)
+        return None
+    return data[:-4]

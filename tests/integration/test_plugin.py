@@ -6,6 +6,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,43 @@ def test_models_and_datamodules_are_found_by_name(tmp_path: Path) -> None:
     assert found[:5] == [model, model, model, data, data]
     assert found[6] == [True] * 5
     assert "cross-validate" in found[7]
+
+
+# What typeguard's hook does: in front of all finders, and asking only Python's own.
+INSTRUMENTED = """
+import importlib.machinery, sys
+class Loader(importlib.machinery.SourceFileLoader):
+    instrumented = set()
+    def exec_module(self, module):
+        Loader.instrumented.add(module.__name__)
+        super().exec_module(module)
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] not in {"anomalib", "anomalib_cxr"}:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+            spec.loader = Loader(spec.loader.name, spec.loader.path)
+            return spec
+sys.meta_path.insert(0, Finder())
+"""
+WITH_TYPEGUARD = """
+import typeguard
+typeguard.install_import_hook(["anomalib_cxr"])  # Anomalib itself does not pass its checks
+"""
+
+
+def test_import_hooks_of_others_keep_nothing_from_registering(tmp_path: Path) -> None:
+    listed = READERS + LOOK_UP
+    plain = _python(listed, tmp_path)
+    assert _python(INSTRUMENTED + listed, tmp_path) == plain
+    seen = "print(json.dumps(sorted({'anomalib.models', 'anomalib.data', 'anomalib_cxr.data'} - Loader.instrumented)))"
+    assert _python(f"{INSTRUMENTED}\nimport json, anomalib.models, anomalib.data\n{seen}", tmp_path) == []
+
+
+@pytest.mark.skipif(find_spec("typeguard") is None, reason="typeguard is not installed")
+def test_under_typeguard_all_is_registered(tmp_path: Path) -> None:
+    assert _python(WITH_TYPEGUARD + READERS + LOOK_UP, tmp_path) == _python(READERS + LOOK_UP, tmp_path)
 
 
 def test_off_switch_leaves_anomalib_as_it_is(tmp_path: Path) -> None:

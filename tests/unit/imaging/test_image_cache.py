@@ -74,7 +74,9 @@ def test_damaged_entries_and_pointers_are_made_again(tmp_path):
     first = cache.read(path)
     for file in [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]:
         good = file.read_bytes()
-        for damage in (b"", good[:-1], b"\xff" * 7):
+        changed = bytearray(good)
+        changed[len(good) // 2] ^= 1
+        for damage in (b"", good[:-1], b"\xff" * 7, bytes(changed)):
             file.write_bytes(damage)
             assert np.array_equal(cache.read(path), first), (file.name, damage)
         file.unlink()
@@ -146,7 +148,7 @@ def test_a_kill_at_any_moment_leaves_no_half_entry(tmp_path):
     process.wait()
     for file in (tmp_path / "cache").rglob("*"):
         if file.is_file() and not file.suffix and not file.name.startswith("."):
-            assert file.stat().st_size == 64 * 64 * 2
+            assert file.stat().st_size == 64 * 64 * 2 + 4  # with the check
     cache = ImageCache(tmp_path / "cache", size=64)
     for path, image in zip(paths, expected, strict=True):
         assert np.array_equal(cache.read(path), image)
@@ -162,3 +164,15 @@ def test_a_cache_that_cannot_be_written_says_so(tmp_path):
     for size in (0, (8, -1), (8,), (8, 8, 8)):
         with pytest.raises(ValueError, match="size must be positive, one number or height and width"):
             ImageCache(tmp_path, size=size)
+
+
+def test_an_entry_or_pointer_under_another_name_is_made_again(tmp_path):
+    paths = [draw(tmp_path / f"{seed}.png", seed=seed) for seed in (0, 1)]
+    cache = ImageCache(tmp_path / "cache", size=16)
+    first = [cache.read(path) for path in paths]
+    files = sorted(file for file in (tmp_path / "cache").rglob("*") if file.is_file())
+    assert len(files) == 6
+    for suffix in ("", ".json", ".ptr"):
+        one, other = (file for file in files if file.suffix == suffix)
+        other.write_bytes(one.read_bytes())
+        assert all(np.array_equal(cache.read(path), kept) for path, kept in zip(paths, first, strict=True)), suffix
