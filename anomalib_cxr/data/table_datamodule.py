@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
+from anomalib_cxr.cores import available_cores
 from anomalib_cxr.data.base import RadiographDataModule, check_samples
 from anomalib_cxr.data.duplicates import find_duplicates
 from anomalib_cxr.data.failing import find_failing
@@ -170,7 +171,7 @@ class TableDataModule(RadiographDataModule):
         if self.on_error == "skip":
             self._keep_readable(selection)
         table = selection.table.reset_index(drop=True)
-        check_masks(table, self.name, self.on_mask_conflict, default_num_workers())
+        check_masks(table, self.name, self.on_mask_conflict, available_cores())
         if self.check_duplicates:
             self._report_duplicates(table)
         return table

@@ -212,6 +212,26 @@ def group_by_images(evaluations: Sequence[Evaluation]) -> tuple[list[list[Evalua
     return groups, refused
 
 
+def same_scores(evaluations: Sequence[Evaluation]) -> dict[str, str]:
+    """Find runs that repeat another: the best and the last weights of a training may be the same.
+
+    Args:
+        evaluations: Runs in order.
+
+    Returns:
+        Name of each run whose test images, labels and raw scores are all those of an earlier one, and the name of the
+        first such.
+    """
+    first: dict[tuple[tuple[str, str, float], ...], str] = {}
+    repeated = {}
+    for one in evaluations:
+        rows = one.finished.test.sort_values("image")[["image", "label", "raw_score"]]
+        name = first.setdefault(tuple(rows.itertuples(index=False, name=None)), one.name)
+        if name != one.name:
+            repeated[one.name] = name
+    return repeated
+
+
 def choose_reference(group: Sequence[Evaluation], name: str | None) -> Evaluation | None:
     """Choose the run that the others are compared with.
 

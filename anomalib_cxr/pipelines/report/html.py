@@ -28,7 +28,7 @@ table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums
 th,td{text-align:right;padding:.25rem .7rem .25rem 0;border-bottom:1px solid var(--line);white-space:nowrap;
 vertical-align:top}
 th{font-weight:600;color:var(--soft)}
-th:first-child,td:first-child{text-align:left;white-space:normal;min-width:13rem;overflow-wrap:anywhere}
+th:first-child,td:first-child{text-align:left;white-space:normal;min-width:13rem}
 td.text{text-align:left;white-space:normal;min-width:10rem}
 .interval{color:var(--soft);display:block;font-size:.85em}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:1rem}
@@ -78,6 +78,19 @@ def tag(kind: str, /, *children: Child, **attributes: str | float) -> Element:
         else:
             element.text = (element.text or "") + _text(child)
     return element
+
+
+def breakable(name: str) -> list[Child]:
+    """Let a line break within the name of a run: after each slash, and so not within a word.
+
+    Args:
+        name: Folders, joined by slashes.
+
+    Returns:
+        Texts and elements, to be children of one element.
+    """
+    first, *rest = name.split("/")
+    return [first, *(child for part in rest for child in ("/", tag("wbr"), part))]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Child]]) -> Element:

@@ -21,9 +21,10 @@ from anomalib_cxr.pipelines.report.evaluation import (
     compare,
     gallery,
     group_by_images,
+    same_scores,
 )
 from anomalib_cxr.pipelines.report.figures import COLOURS, curve_figure, histogram_figure
-from anomalib_cxr.pipelines.report.html import Child, Element, page, table, tag
+from anomalib_cxr.pipelines.report.html import Child, Element, breakable, page, table, tag
 from anomalib_cxr.pipelines.report.runs import FinishedRun
 
 _SHOWN = ("sensitivity", "specificity", "precision", "F1", "accuracy")
@@ -79,7 +80,7 @@ def make_page(
         listed = [tag("li", tag("strong", name), f": {reason}") for name, reason in broken.items()]
         parts.append(tag("div", "These runs could not be used:", tag("ul", *listed), class_="warning"))
     if len(evaluations) > 1:
-        links = [tag("li", tag("a", one.name, href=f"#run-{i}")) for i, one in enumerate(evaluations)]
+        links = [tag("li", tag("a", *breakable(one.name), href=f"#run-{i}")) for i, one in enumerate(evaluations)]
         links += [tag("li", tag("a", "Model card", href="#card"))]
         parts.append(tag("nav", tag("ul", *links)))
     parts += [tag("h2", "Overview"), _overview(evaluations)]
@@ -94,10 +95,14 @@ def make_page(
 
 
 def _overview(evaluations: Sequence[Evaluation]) -> Element:
+    repeated = same_scores(evaluations)
     rows = []
     for index, one in enumerate(evaluations):
         point = one.chosen
-        cells: list[Child] = [tag("a", one.name, href=f"#run-{index}"), *map(str, _counts(one.labelled))]
+        named: list[Child] = [tag("a", *breakable(one.name), href=f"#run-{index}")]
+        if one.name in repeated:
+            named.append(tag("span", "same scores as ", *breakable(repeated[one.name]), class_="interval"))
+        cells: list[Child] = [tag("td", *named), *map(str, _counts(one.labelled))]
         cells += [_figure(one.values, one.intervals, name) for name in ("AUROC", "AUPR")]
         for name in ("F1", "sensitivity", "specificity"):
             cells.append(_figure(point.test, point.intervals, name) if point else "–")
@@ -115,10 +120,22 @@ def _comparisons(evaluations: Sequence[Evaluation], bootstrap: Bootstrap, refere
     parts += [tag("p", f"Not compared: {reason}", class_="warning") for reason in refused]
     for group in groups:
         able = [one for one in group if one.has_both]
+        # A run that repeats another is no second test: a comparison with each would count one result twice.
+        repeated = same_scores(sorted(able, key=lambda one: one.name != reference))
         if len(able) < 2:
             continue
         if len(groups) > 1:
-            parts.append(tag("h3", f"On the images of {group[0].name}"))
+            parts.append(tag("h3", "On the images of ", *breakable(group[0].name)))
+        if repeated:
+            listed = [
+                tag("li", *breakable(name), " has the scores of ", *breakable(first))
+                for name, first in repeated.items()
+            ]
+            text = "Runs with identical scores are drawn and compared once, and count once in Holm's correction:"
+            parts.append(tag("div", text, tag("ul", *listed), class_="note"))
+        able = [one for one in able if one.name not in repeated]
+        if len(able) < 2:
+            continue
         ranked = sorted(able, key=lambda one: (one.finished.is_last, -one.values["AUROC"]))
         drawn = able if len(able) <= len(COLOURS) else ranked[: len(COLOURS)]
         curves = {one.name: one.roc for one in drawn if one.roc is not None}
@@ -131,7 +148,9 @@ def _comparisons(evaluations: Sequence[Evaluation], bootstrap: Bootstrap, refere
                 class_="figures",
             )
         )
-        names = [tag("span", f"■ {one.name}  ", style=f"color:{COLOURS[i]}") for i, one in enumerate(drawn)]
+        names = [
+            tag("span", "■ ", *breakable(one.name), "  ", style=f"color:{COLOURS[i]}") for i, one in enumerate(drawn)
+        ]
         parts.append(tag("p", *names, class_="legend"))
         if len(drawn) < len(able):
             parts.append(
@@ -150,7 +169,7 @@ def _comparisons(evaluations: Sequence[Evaluation], bootstrap: Bootstrap, refere
                 tag(
                     "p",
                     "Every run is compared with the reference run ",
-                    tag("strong", with_all.name),
+                    tag("strong", *breakable(with_all.name)),
                     f" ({why}; --reference chooses another).",
                 )
             )
@@ -161,7 +180,7 @@ def _comparisons(evaluations: Sequence[Evaluation], bootstrap: Bootstrap, refere
 def _comparison_table(found: Sequence[Comparison]) -> Element:
     rows: list[list[Child]] = [
         [
-            tag("td", f"{one.a} − {one.b}", class_="text"),
+            tag("td", *breakable(one.a), " − ", *breakable(one.b), class_="text"),
             _with_interval(one.test.difference, one.interval, signed=True),
             _number(one.test.z, 2),
             _p_value(one.test.p_value),
@@ -182,7 +201,7 @@ def _comparison_table(found: Sequence[Comparison]) -> Element:
 
 
 def _run(anchor: str, one: Evaluation, pictures: Pictures, shown: int) -> list[Child]:
-    parts: list[Child] = [tag("h2", one.name, id=anchor), _facts(one)]
+    parts: list[Child] = [tag("h2", *breakable(one.name), id=anchor), _facts(one)]
     if one.finished.is_last:
         parts.append(
             tag(
@@ -376,7 +395,7 @@ def _model_card(evaluations: Sequence[Evaluation]) -> list[Child]:
         hashes = ", ".join(text[:12] for text in run.split_hashes) or "not known"
         known = (run.class_name("model"), run.class_name("data"), hashes, _weights(run), _versions(run.versions))
         cells = [cell or "not known" for cell in known]
-        rows.append([one.name, *(tag("td", cell, class_="text") for cell in cells)])
+        rows.append([tag("td", *breakable(one.name)), *(tag("td", cell, class_="text") for cell in cells)])
     limits = [
         "A score says how unusual an image is among the normal images that the model was trained on. It is no "
         "probability of disease, and means nothing at another hospital, machine, projection or age until measured "

@@ -34,7 +34,7 @@ class Report(Pipeline):
         if parser is None:
             parser = ArgumentParser(description="Make one HTML file of finished runs, from their predictions.csv.")
             parser.add_argument("--config", action=ActionConfigFile, help="Configuration file.")
-            parser.add_argument("--results", type=Path, nargs="+", help="Folders with runs, at any depth.")
+            parser.add_argument("--results", nargs="+", action="extend", help="Folders with runs, at any depth.")
             parser.add_argument("--output", type=Path, default=Path("report.html"), help="File to write.")
             parser.add_argument("--title", type=str, default="Chest X-ray anomaly detection", help="Title of the page.")
             parser.add_argument("--sensitivity", type=float, default=0.9, help="Of the second operating point.")
@@ -76,7 +76,7 @@ class Report(Pipeline):
             args = self.get_parser().parse_args()
         try:
             broken = make_report(
-                args.results or [],
+                [args.results] if isinstance(args.results, str) else args.results or [],
                 args.output,
                 title=args.title,
                 sensitivity=args.sensitivity,
@@ -123,8 +123,8 @@ def make_report(
         shown: Images of each kind in a run's gallery; 0 shows none.
         max_mb: Pictures take no more than this many megabytes of the file. Where they would, each run shows fewer.
         nearest: Images whose nearest normal patches are shown, of each run whose model compares patches.
-        reference: Name of the run that the others are compared with; None compares up to five runs each with each, and
-            more each with the first by name.
+        reference: Name or folder of the run that the others are compared with; None compares up to five runs each with
+            each, and more each with the first by name.
 
     Returns:
         Reason for each run that could not be used; the report shows the others.
@@ -145,15 +145,26 @@ def make_report(
         reasons = "; ".join(broken.values())
         msg = f"No run can be used: {reasons}"
         raise ValueError(msg)
-    if reference is not None and reference not in {run.name for run in runs}:
-        msg = f"There is no run {reference!r} to compare with, the runs are: {', '.join(run.name for run in runs)}."
-        raise ValueError(msg)
+    if reference is not None:
+        reference = _find_reference(runs, reference)
     evaluations = [evaluate_run(run, sensitivity, false_positive_rate, bootstrap) for run in runs]
     pictures = _pictures(evaluations, shown, max_mb, nearest)
     text = make_page(title, evaluations, pictures, broken, bootstrap, shown, reference)
     write_bytes(output, text.encode("utf-8", "replace"))
     print(f"{output}: {len(runs)} runs, {Path(output).stat().st_size / 1e6:.1f} MB")
     return broken
+
+
+def _find_reference(runs: Sequence[FinishedRun], reference: str) -> str:
+    """Name of the run asked for by its name on the page, or by more of its folders than that."""
+    asked = Path(reference).parts
+    for run in runs:
+        if run.name == reference or (
+            len(asked) >= len(Path(run.name).parts) and run.folder.parts[-len(asked) :] == asked
+        ):
+            return run.name
+    msg = f"There is no run {reference!r} to compare with, the runs are: {', '.join(run.name for run in runs)}."
+    raise ValueError(msg)
 
 
 def _pictures(evaluations: Sequence[Evaluation], shown: int, max_mb: float, nearest: int) -> dict[str, Pictures]:

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,12 +130,12 @@ def find_runs(results: Sequence[str | Path]) -> tuple[list[FinishedRun], dict[st
         results: Folders to look in.
 
     Returns:
-        The runs by name, and the reason for each one that could not be read.
+        The runs, and the reason for each one that could not be read.
 
     Raises:
         PredictionsError: If a folder does not exist, or there are no predictions in all of them.
     """
-    places: dict[Path, str] = {}
+    places: dict[Path, Path] = {}
     for result in results:
         root = Path(result).resolve()
         if not root.is_dir():
@@ -144,22 +144,25 @@ def find_runs(results: Sequence[str | Path]) -> tuple[list[FinishedRun], dict[st
         for here, below, files in os.walk(root):
             below.sort()
             if PREDICTIONS in files:
-                path = Path(here)
-                parts = path.relative_to(root).parts
-                places.setdefault(path, "/".join((root.name, *parts) if len(results) > 1 or not parts else parts))
+                places.setdefault(Path(here), root)
     if not places:
         msg = f"There is no {PREDICTIONS} in {', '.join(map(str, results))}: a test or predict run writes it."
         raise PredictionsError(msg)
     runs, broken = [], {}
-    taken: set[str] = set()
-    for folder, name in places.items():
-        unique = name if name not in taken else str(folder)
-        taken.add(unique)
+    for folder, name in _names(places).items():
         try:
-            runs.append(_read(unique, folder))
+            runs.append(_read(name, folder))
         except PredictionsError as error:
-            broken[unique] = str(error)
+            broken[name] = str(error)
     return runs, broken
+
+
+def _names(places: Mapping[Path, Path]) -> dict[Path, str]:
+    """Name runs by their folders, without those that all of them share; a single one by its folders below its root."""
+    shared = Path(os.path.commonpath(places))
+    if shared in places:  # a single run, or one and its last weights
+        shared = places[shared] if len(places) == 1 and shared != places[shared] else shared.parent
+    return {folder: folder.relative_to(shared).as_posix() for folder in places}
 
 
 def _read(name: str, folder: Path) -> FinishedRun:

@@ -20,7 +20,7 @@ from anomalib_cxr.pipelines.report.pictures import match_pictures
 from anomalib_cxr.pipelines.report.pipeline import Report, make_report
 
 FEW = Bootstrap(draws=60)
-_VOID = {"meta", "br", "img"}
+_VOID = {"meta", "br", "img", "wbr"}
 
 
 class Page(HTMLParser):
@@ -97,7 +97,7 @@ def test_figures_are_those_of_scikit_learn(results: Path, page: Page, name: str)
     truth, scores = test["label"] == "abnormal", test["raw_score"]
     f1 = {t: sk.f1_score(val["label"] == "abnormal", val["raw_score"] >= t) for t in sorted(val["raw_score"])[::-1]}
     called = scores >= max(f1, key=lambda t: f1[t])
-    overview = page.row(f"drawn/{name}/seed_0")
+    overview = page.row(f"{name}/seed_0")
     expected = [
         sk.roc_auc_score(truth, scores),
         sk.average_precision_score(truth, scores),
@@ -122,7 +122,7 @@ def test_figures_are_those_of_scikit_learn(results: Path, page: Page, name: str)
 def test_the_runs_are_compared(results: Path, page: Page) -> None:
     good, weak = (read_predictions(results / "drawn" / name / "seed_0/predictions.csv") for name in ("good", "weak"))
     expected = delong_test(good["label"] == "abnormal", good["raw_score"], weak["raw_score"])
-    row = page.row("drawn/good/seed_0 − drawn/weak/seed_0")
+    row = page.row("good/seed_0 − weak/seed_0")
     assert row[1].startswith(f"{expected.difference:+.3f}")
     assert row[2] == f"{expected.z:.2f}"
     assert row[3] == row[4] == (f"{expected.p_value:.4f}" if expected.p_value >= 1e-4 else "< 0.0001")
@@ -228,6 +228,66 @@ def test_draws_without_a_label_are_counted_beside_the_interval(tmp_path: Path) -
     assert any(f", {counted} draws left out)" in e["text"] for e in page.all("figcaption"))
 
 
+def test_runs_with_identical_scores_are_listed_each_but_count_once(tmp_path: Path) -> None:
+    for index in range(3):
+        draw_run(tmp_path / f"run{index}", 0.5 * index, index, pictures=False)
+        draw_run(tmp_path / f"run{index}" / "last", 0.5 * index, index + 9 * (index == 0), pictures=False)
+    page, _ = written(tmp_path, reference="run1/last")
+    tables = {
+        name: read_predictions(tmp_path / name / "predictions.csv") for name in ("run0", "run0/last", "run1", "run2")
+    }
+    tests = [
+        delong_test(tables["run1"]["label"] == "abnormal", tables["run1"]["raw_score"], tables[other]["raw_score"])
+        for other in ("run0", "run0/last", "run2")
+    ]
+    falling = sorted(test.p_value for test in tests)
+    holms = [min(1.0, max((3 - rank) * falling[rank] for rank in range(last + 1))) for last in range(3)]
+    expected = [holms[falling.index(test.p_value)] for test in tests]
+    # Every run has a row of its own in the overview, which says of which other its scores are.
+    assert page.row("run1/last" + "same scores as run1")[3:8] == page.row("run1")[3:8]
+    assert page.row("run2/last" + "same scores as run2")[3:8] == page.row("run2")[3:8]
+    assert page.row("run0/last")[3:8] != page.row("run0")[3:8]
+    compared = [cell["text"] for cell in page.all("td") if " − " in cell["text"]]
+    assert compared == [f"run1/last − {other}" for other in ("run0", "run0/last", "run2")]
+    for name, p_value, test in zip(compared, expected, tests, strict=True):
+        assert page.row(name)[3] == (f"{test.p_value:.4f}" if test.p_value >= 1e-4 else "< 0.0001")
+        assert page.row(name)[4] == (f"{p_value:.4f}" if p_value >= 1e-4 else "< 0.0001")
+    said = [element["text"] for element in page.all("li")]
+    assert {"run1 has the scores of run1/last", "run2/last has the scores of run2"} <= set(said)
+
+
+def test_runs_of_several_folders_have_the_shortest_names_that_tell_them_apart(tmp_path: Path) -> None:
+    for name in ("a/results/deep/set/run", "b/results/deep/set/run", "b/results/deep/set/other"):
+        draw_run(tmp_path / name, 1.0, len(name), pictures=False)
+    arguments = [
+        "--results",
+        str(tmp_path / "a"),
+        "--results",
+        str(tmp_path / "b"),
+        "--output",
+        str(tmp_path / "r.html"),
+    ]
+    Report().run(
+        Report.get_parser().parse_args([*arguments, "--draws", "20", "--reference", "b/results/deep/set/other"])
+    )
+    page = Page(tmp_path / "r.html")
+    names = ["a/results/deep/set/run", "b/results/deep/set/other", "b/results/deep/set/run"]
+    assert [h["text"] for h in page.all("h2") if h.get("id", "").startswith("run-")] == names
+    make_report([tmp_path / "b"], tmp_path / "r.html", bootstrap=FEW, reference="set/run")
+    page = Page(tmp_path / "r.html")
+    assert [h["text"] for h in page.all("h2") if h.get("id", "").startswith("run-")] == ["other", "run"]
+    assert [
+        p["text"] for p in page.all("p") if p["text"].startswith("Every run is compared with the reference run run")
+    ]
+
+
+def test_a_line_may_break_after_each_slash_of_a_name(page: Page) -> None:
+    for index, element in enumerate(page.elements):
+        if element["tag"] == "a" and "/" in element["text"]:
+            assert len(page.inside(index, "wbr")) == element["text"].count("/")
+    assert not re.search(r"td:first-child\{[^}]*overflow-wrap:anywhere", page.all("style")[0]["text"])
+
+
 def test_holm_is_that_of_r() -> None:
     # p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
@@ -321,7 +381,7 @@ def test_pictures_stay_below_the_limit(results: Path, tmp_path: Path) -> None:
     assert 0 < sum(len(e["src"]) for e in page.all("img")) <= 10_000
     assert any("pictures are left out to keep the file small" in p["text"] for p in page.all("p"))
     for name in ("good", "weak"):  # both runs get some
-        assert any(f"drawn/{name}" in str(page.elements[i]["text"]) for i in range(len(page.elements)))
+        assert any(f"{name}/seed_0" in str(page.elements[i]["text"]) for i in range(len(page.elements)))
 
 
 def test_pictures_are_found_by_what_follows_the_data_set(tmp_path: Path) -> None:
