@@ -50,7 +50,17 @@ KIM = [
     ("method, and SimCLR's section 2.2: weight decay, none of vectors", lambda m: groups(m), [(4.8, 0.0), (4.8, 1e-6)]),
     ("method: rotation", lambda m: m.views.degrees, 5),
     ("method: crop", lambda m: m.views.crop_area, (0.5, 0.5)),
-    ("SimCLR, section 2.2: cosine after warm-up", lambda m: (m.lr_schedule, m.warmup_steps > 0), ("cosine", True)),
+    (
+        "method: 100 epochs of each size's patches, of 1,802 images",
+        lambda m: m._steps,
+        (180_200, 45_050, 11_262, 2_816),
+    ),
+    ("SimCLR, section 2.2: cosine after warm-up", lambda m: m.lr_schedule, "cosine"),
+    (
+        "SimCLR, section 2.2: the first ten epochs warm up",
+        lambda m: [group["warmup_steps"] for group in m.parameter_groups()],
+        [18_020, 4_505, 1_126, 281],
+    ),
     ("SimCLR, Table 5: temperature", lambda m: m.loss.temperature, 0.1),
     ("method: patch distance (0 or 1)", lambda m: m.model.reference_banks()[0].search.patch_distance, 1),
     ("results: distance", lambda m: m.model.reference_banks()[0].search.distance, "mahalanobis"),
@@ -71,14 +81,16 @@ def widths(head: nn.Module) -> list[int]:
 
 
 def groups(model: Any) -> list[tuple[float, float]]:
-    """Highest rate and weight decay of each parameter group."""
+    """Highest rate and weight decay of the parameter groups, each pair once."""
     optimizer: torch.optim.Optimizer = model.configure_optimizers()["optimizer"]
-    return sorted((group["initial_lr"], group["weight_decay"]) for group in optimizer.param_groups)
+    return sorted({(group["initial_lr"], group["weight_decay"]) for group in optimizer.param_groups})
 
 
 @pytest.fixture(scope="module")
 def papers() -> dict[str, Any]:
-    return {"Sato": AnatPaste(preset="paper", num_workers=0), "Kim": MultiResPatchSSL(preset="paper")}
+    kim = MultiResPatchSSL(preset="paper")
+    kim._steps = kim.steps_of_sizes(1802)  # as `setup` does, whose length is the training set's
+    return {"Sato": AnatPaste(preset="paper", num_workers=0), "Kim": kim}
 
 
 @pytest.mark.parametrize(

@@ -72,4 +72,6 @@ def test_models_end_with_a_validation(model: type, options: dict) -> None:
 
 def test_presets_end_with_a_validation() -> None:
     for schedule in (*anat_paste.PRESETS.values(), *multires.PRESETS.values()):
+        if "epochs" in schedule:  # of a length that the training set decides, see `set_length`
+            continue
         assert schedule["max_steps"] % schedule["steps_per_epoch"] == 0
