@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anomalib_cxr import __version__
+from anomalib_cxr.checks import check_choice
 from anomalib_cxr.deploy.detector import ExportedDetector, FilePrediction, Prediction
 from anomalib_cxr.deploy.overlay import overlay, save_png
 from anomalib_cxr.deploy.secondary_capture import is_own_capture, new_run, secondary_capture
@@ -19,12 +20,13 @@ from anomalib_cxr.imaging import DICOM_SUFFIXES, SMOOTHED, Names, is_radiograph,
 from anomalib_cxr.imaging.dicom import is_dicom
 from anomalib_cxr.imaging.picture_names import fits, with_hash
 from anomalib_cxr.imaging.progress import progress as show_progress
+from anomalib_cxr.run_folder import PREDICTIONS
 
 logger = logging.getLogger(__name__)
 
 Pictures = Literal["png", "dicom"]
 
-PREDICTIONS, UNREADABLE = "predictions.csv", "unreadable.csv"
+UNREADABLE = "unreadable.csv"
 
 
 class Summary(NamedTuple):
@@ -86,9 +88,12 @@ def predict_folder(
     Raises:
         FileNotFoundError: If there is no such folder, or no radiograph in it.
         FileExistsError: If the output folder holds results already.
-        ValueError: If the output folder lies in the source folder, or ``names`` is unknown.
+        ValueError: If the output folder lies in the source folder, or ``names`` or one of ``pictures`` is unknown.
         ImportError: If Secondary Captures are asked for and pydicom is not installed.
     """
+    check_choice("names", names, Names)
+    for kind in pictures:
+        check_choice("pictures", kind, Pictures)
     source, output = Path(source), Path(output)
     paths, ignored, closed = _find(source)
     if ignored:
@@ -104,7 +109,6 @@ def predict_folder(
         msg = 'Secondary Captures need pydicom: pip install "anomalib-cxr[dicom]"'
         raise ImportError(msg)
     root = source if source.is_dir() else source.parent
-    shown_name("", names)  # an unknown kind is refused before anything is written
     draw = _Draw(detector, root, output, pictures, names)
     threshold = f"{detector.thresholds.image:.7g}"
     images = abnormal = without_capture = unreadable = own_captures = 0

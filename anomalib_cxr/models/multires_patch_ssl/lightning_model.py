@@ -13,6 +13,7 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from torch.utils.data import DataLoader
 
+from anomalib_cxr.callbacks.checkpoint_choice import Checkpoint
 from anomalib_cxr.imaging.progress import progress
 from anomalib_cxr.models.components.bank import BankMixin
 from anomalib_cxr.models.components.patch_search.local_search import Distance
@@ -185,7 +186,7 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
         weight_decay: float = 1e-6,
         optimizer: str = "lars",
         warmup_steps: int | None = None,
-        checkpoint: Literal["best", "last"] = "best",
+        checkpoint: Checkpoint = "best",
         seed: int = 0,
         max_bank_gib: float | None = None,
         pre_processor: PreProcessor | bool = True,
