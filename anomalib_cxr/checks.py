@@ -1,7 +1,8 @@
 """The check of an argument that takes one of a few values."""
 
+from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 T = TypeVar("T")
 
@@ -14,7 +15,7 @@ def check_choice(name: str, value: T, allowed: Any) -> T:
     Args:
         name: The argument's name, for the error.
         value: What was given.
-        allowed: The values, or a ``Literal`` of them.
+        allowed: The values, or a ``Literal`` of them, ``| None`` where None is one.
 
     Returns:
         The value.
@@ -28,7 +29,7 @@ def check_choice(name: str, value: T, allowed: Any) -> T:
         ...
         ValueError: lr_schedule must be one of 'cosine', 'constant', not 'cosin': did you mean 'cosine'?
     """
-    choices = get_args(allowed) or tuple(allowed)
+    choices = tuple(_choices(allowed))
     if value in choices:
         return value
     words = [choice for choice in choices if isinstance(choice, str)]
@@ -37,3 +38,12 @@ def check_choice(name: str, value: T, allowed: Any) -> T:
     hint = f": did you mean {near[0]!r}?" if near else "."
     msg = f"{name} must be one of {listed}, not {value!r}{hint}"
     raise ValueError(msg)
+
+
+def _choices(allowed: Any) -> Iterable[Any]:
+    """The values of a ``Literal``, or of a union of such; what is no type is given back."""
+    if get_origin(allowed) is Literal:
+        return get_args(allowed)
+    if get_args(allowed):
+        return [value for one in get_args(allowed) for value in _choices(one)]
+    return [None] if allowed is type(None) else allowed

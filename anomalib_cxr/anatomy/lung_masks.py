@@ -23,9 +23,9 @@ from anomalib_cxr.anatomy.lung_segmentation import (
     SEGMENTATION_VERSION,
     LungMethod,
     LungQuality,
-    check_method,
     segment_lungs_with_quality,
 )
+from anomalib_cxr.checks import check_choice
 from anomalib_cxr.cores import available_cores
 from anomalib_cxr.files import written_atomically
 from anomalib_cxr.imaging import RadiographError, read_radiograph
@@ -102,7 +102,7 @@ class LungMasks:
                 ``bits`` as paths or two for one path.
             RadiographError: If images cannot be read; the message names the first of them.
         """
-        check_method(method)
+        check_choice("method", method, LungMethod)
         height, width = size
         if min(height, width) < MIN_SIDE:
             msg = f"Lung masks need a size of at least {MIN_SIDE}×{MIN_SIDE}, got {height}×{width}."

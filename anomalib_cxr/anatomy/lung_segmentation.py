@@ -1,7 +1,7 @@
 """Lung masks of frontal chest radiographs, without annotations or learned weights, and a check of their quality."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -11,6 +11,7 @@ from skimage.measure import label
 from anomalib_cxr.anatomy.lung_contour import bend_outline
 from anomalib_cxr.anatomy.lung_outline import PRIOR, FloatArray, place_outline
 from anomalib_cxr.anatomy.otsu_lungs import otsu_lungs
+from anomalib_cxr.checks import check_choice
 
 LungMethod = Literal["shape", "otsu"]
 Fallback = Literal["shape", "prior"]
@@ -93,8 +94,8 @@ def segment_lungs_with_quality(
     Raises:
         ValueError: As :func:`segment_lungs`.
     """
+    check_choice("method", method, LungMethod)
     image = _checked(image)
-    check_method(method)
     mask = otsu_lungs(image) if method == "otsu" else None
     if mask is not None and mask.any():
         return mask, describe_mask(image, mask, None, None)
@@ -105,13 +106,6 @@ def segment_lungs_with_quality(
     elif method == "otsu":
         fallback = "shape"
     return mask, describe_mask(image, mask, fallback, score)
-
-
-def check_method(method: str) -> None:
-    """Raise ValueError unless `method` is one of :data:`LungMethod`."""
-    if method not in get_args(LungMethod):
-        msg = f"Unknown lung segmentation method {method!r}: use one of {', '.join(get_args(LungMethod))}."
-        raise ValueError(msg)
 
 
 def _checked(image: FloatArray) -> NDArray[np.float32]:
@@ -168,7 +162,11 @@ def describe_mask(
 
     Returns:
         The mask's quality.
+
+    Raises:
+        ValueError: If ``fallback`` is unknown.
     """
+    check_choice("fallback", fallback, Fallback | None)
     labels = label(mask, connectivity=2)
     areas = np.sort(np.bincount(labels.ravel())[1:])[::-1]
     width = max(3, round(min(mask.shape) * 0.05)) | 1

@@ -10,6 +10,7 @@ from anomalib_cxr.augmentations.draws import below, between, uniform_draws
 from anomalib_cxr.augmentations.pasting import Pasted, Pasting, Window, blend, map_tensors
 from anomalib_cxr.augmentations.patches import PATCH_DRAWS, Patches, PatchReader, draw_sizes, pixel_scale, place_patches
 from anomalib_cxr.augmentations.soft_shapes import SoftShapes, blur_reach
+from anomalib_cxr.checks import check_choice
 
 Surround = Literal["black", "edge"]
 
@@ -97,7 +98,7 @@ class AnatPasteAugmentation(Pasting):
         self.sigma = check_range("sigma", sigma, 0)
         self.segmentation = segmentation
         self.blur = blur
-        self.surround = _check_surround(surround)
+        self.surround = check_choice("surround", surround, Surround)
 
     @torch.no_grad()
     def forward(
@@ -180,7 +181,7 @@ def apply_anat_paste(
     Returns:
         The augmented images and the blending weights, zero outside of the lungs.
     """
-    _check_surround(surround)
+    check_choice("surround", surround, Surround)
     frame = (images.shape[2], images.shape[3])
     device, precise = images.device, torch.promote_types(images.dtype, torch.float32)
     reach = blur_reach(parameters.sigma)
@@ -246,10 +247,3 @@ def random_lung_pixel(lungs: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     chosen = masks[torch.arange(len(masks), device=lungs.device), row[:, 0]]
     column = torch.searchsorted(chosen.cumsum(dim=1), rank, right=True)
     return row[:, 0].to(uniform.device), column[:, 0].to(uniform.device)
-
-
-def _check_surround(surround: Surround) -> Surround:
-    if surround not in ("black", "edge"):
-        msg = f"surround must be 'black' or 'edge', but is {surround!r}."
-        raise ValueError(msg)
-    return surround

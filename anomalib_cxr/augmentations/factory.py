@@ -1,10 +1,11 @@
 """Pasting augmentations by the names that the papers' tables use."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from anomalib_cxr.augmentations.anat_paste import AnatPasteAugmentation
 from anomalib_cxr.augmentations.cut_paste import CutPaste3Way, CutPasteNormal, CutPasteScar, CutPasteUnion
 from anomalib_cxr.augmentations.pasting import Pasting
+from anomalib_cxr.checks import check_choice
 
 PastingVariant = Literal["anatpaste", "cutpaste_normal", "cutpaste_scar", "cutpaste_3way", "cutpaste_union"]
 
@@ -31,7 +32,4 @@ def build_pasting(variant: PastingVariant, **kwargs: Any) -> Pasting:
     Raises:
         ValueError: If there is no such variant, or an argument is out of range.
     """
-    if variant not in _VARIANTS:
-        msg = f"there is no pasting variant {variant!r}: choose one of {', '.join(get_args(PastingVariant))}."
-        raise ValueError(msg)
-    return _VARIANTS[variant](**kwargs)
+    return _VARIANTS[check_choice("variant", variant, PastingVariant)](**kwargs)

@@ -4,7 +4,7 @@ import logging
 import math
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -14,6 +14,8 @@ from anomalib_cxr.files import written_atomically
 from anomalib_cxr.run_folder import BEST_CHECKPOINT, CHECKPOINTS, LAST_CHECKPOINT, MODEL_CHECKPOINT
 
 logger = logging.getLogger(__name__)
+
+Checkpoint = Literal["best", "last"]
 
 MONITOR = "image_AUROC"
 
@@ -31,10 +33,13 @@ class CheckpointChoice(Callback):
 
     Args:
         choose: ``"best"`` or ``"last"``.
+
+    Raises:
+        ValueError: If ``choose`` is neither.
     """
 
-    def __init__(self, choose: str = "best") -> None:
-        self.choose = check_choice("checkpoint", choose, ("best", "last"))
+    def __init__(self, choose: Checkpoint = "best") -> None:
+        self.choose: Checkpoint = check_choice("choose", choose, Checkpoint)
         self.best_score: float | None = None
         self.best_step: int | None = None
         self.best_path: str | None = None

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from anomalib_cxr.callbacks.film_names import film_name
+from anomalib_cxr.checks import check_choice
 from anomalib_cxr.files import written_atomically
 from anomalib_cxr.imaging import Names, blend_heat_map, contact_sheet, smooth_heat_map
 from anomalib_cxr.run_folder import HEAT_MAP_SHEET, SHEETS
@@ -54,11 +55,14 @@ class HeatMapSheet(Callback):
     Args:
         per_label: Images of each label.
         names: See :func:`~anomalib_cxr.imaging.shown_name`.
+
+    Raises:
+        ValueError: If ``names`` is unknown.
     """
 
     def __init__(self, per_label: int = 12, names: Names = "path") -> None:
         self.per_label = per_label
-        self.names: Names = names
+        self.names: Names = check_choice("names", names, Names)
         self._kept: dict[bool, _EvenSpread] = {}
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

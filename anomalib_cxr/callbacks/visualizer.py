@@ -15,6 +15,7 @@ from PIL import Image
 from anomalib_cxr.callbacks.film_names import film_name
 from anomalib_cxr.callbacks.pictures import pictures_of
 from anomalib_cxr.callbacks.predictions_writer import PredictionsWriter
+from anomalib_cxr.checks import check_choice
 from anomalib_cxr.files import written_atomically
 from anomalib_cxr.imaging import (
     SMOOTHED,
@@ -24,7 +25,6 @@ from anomalib_cxr.imaging import (
     heat_map_picture,
     is_radiograph,
     read_radiograph,
-    shown_name,
 )
 
 
@@ -54,10 +54,10 @@ class HeatMapVisualizer(ImageVisualizer):
     """
 
     def __init__(self, longest_side: int = 512, names: Names = "path", output_dir: str | Path | None = None) -> None:
+        check_choice("names", names, Names)
         if longest_side < 32:
             msg = f"longest_side must be at least 32 pixels, not {longest_side}."
             raise ValueError(msg)
-        shown_name("", names)  # refuses what it does not know
         super().__init__(output_dir=output_dir)
         self.longest_side = longest_side
         self.names: Names = names

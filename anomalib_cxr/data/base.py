@@ -5,19 +5,19 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 from anomalib.data import AnomalibDataModule
 from anomalib.data.utils import TestSplitMode, ValSplitMode
 from torchvision.transforms.v2 import Transform
 
+from anomalib_cxr.checks import check_choice
 from anomalib_cxr.cores import available_cores
 from anomalib_cxr.data.dataset import RadiographDataset
 from anomalib_cxr.data.manifest import read_manifest
 from anomalib_cxr.data.splits import ABNORMAL, LABELS, NORMAL, SPLITS
 from anomalib_cxr.data.tables import stored_depths
-from anomalib_cxr.imaging.cache import ImageCache
+from anomalib_cxr.imaging.cache import Depth, ImageCache
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +65,9 @@ class RadiographDataModule(AnomalibDataModule):
         seed: int = 0,
         cache_dir: str | Path | None = None,
         cache_size: int | Sequence[int] | None = None,
-        cache_depth: Literal[8, 16] = 16,
+        cache_depth: Depth = 16,
     ) -> None:
+        check_choice("cache_depth", cache_depth, Depth)
         super().__init__(
             train_batch_size=train_batch_size,
             eval_batch_size=eval_batch_size,

@@ -22,16 +22,19 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from anomalib_cxr.checks import check_choice
 from anomalib_cxr.data.chexpert_labels import COMPETITION, LABEL_COLUMNS, CheXpertLabelled, label_rows
 from anomalib_cxr.data.files import inside
 from anomalib_cxr.data.selection import Selection
 from anomalib_cxr.data.splits import ABNORMAL, NORMAL, order_patients, shrink_counts, split_by_counts
-from anomalib_cxr.data.table_datamodule import compare_counts, compare_splits, find_table, name_first, one_of
+from anomalib_cxr.data.table_datamodule import compare_counts, compare_splits, find_table, name_first
 from anomalib_cxr.data.tables import TableError, read_table, refuse_duplicates
 
 logger = logging.getLogger(__name__)
 
 _PATIENT = re.compile(r"(train|valid|test)/(patient\d+)/(study\d+)(?:/|$)")
+Preset = Literal["anatpaste", "anatpaste_table2"]
+
 _PRESETS: dict[str, dict[str, dict[str, int]]] = {
     "anatpaste": {"test": {NORMAL: 300, ABNORMAL: 300}, "train": {NORMAL: 5466}},
     "anatpaste_table2": {"test": {NORMAL: 300}, "train": {NORMAL: 5466}},
@@ -67,11 +70,11 @@ class CheXpert(CheXpertLabelled):
     def __init__(
         self,
         root: str | Path = "./datasets/chexpert",
-        preset: Literal["anatpaste", "anatpaste_table2"] | None = None,
+        preset: Preset | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(root=root, **kwargs)
-        self.preset = one_of("preset", preset, (None, *_PRESETS))
+        self.preset = check_choice("preset", preset, Preset | None)
         if preset is not None and (self.views != ["PA"] or self.split != "patient" or self.fold is not None):
             msg = f"CheXpert: preset {preset} fixes the split of PA images, drop views, split and fold"
             raise ValueError(msg)

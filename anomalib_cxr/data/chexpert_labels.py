@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 
+from anomalib_cxr.checks import check_choice
 from anomalib_cxr.data.selection import Selection
 from anomalib_cxr.data.splits import ABNORMAL, NORMAL
-from anomalib_cxr.data.table_datamodule import TableDataModule, one_of
+from anomalib_cxr.data.table_datamodule import TableDataModule
 from anomalib_cxr.data.tables import parse_numbers
 
 NO_FINDING = "No Finding"
@@ -22,6 +23,10 @@ COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural
 
 LABEL_COLUMNS = (*COMPETITION, NO_FINDING, SUPPORT_DEVICES)
 """Columns that every table of labels must have."""
+
+
+Uncertain = Literal["ignore", "zeros", "ones"]
+Split = Literal["patient", "official"]
 
 
 class CheXpertLabelled(TableDataModule):
@@ -44,16 +49,16 @@ class CheXpertLabelled(TableDataModule):
         self,
         root: str | Path,
         views: Sequence[str] = ("PA",),
-        uncertain: Literal["ignore", "zeros", "ones"] = "ignore",
+        uncertain: Uncertain = "ignore",
         keep_support_devices: bool = True,
-        split: Literal["patient", "official"] = "patient",
+        split: Split = "patient",
         **kwargs: Any,
     ) -> None:
         super().__init__(root=root, **kwargs)
         self.views = [views] if isinstance(views, str) else list(views)
-        self.uncertain = one_of("uncertain", uncertain, ("ignore", "zeros", "ones"))
+        self.uncertain = check_choice("uncertain", uncertain, Uncertain)
         self.keep_support_devices = keep_support_devices
-        self.split = one_of("split", split, ("patient", "official"))
+        self.split = check_choice("split", split, Split)
 
     def select(self, selection: Selection) -> None:
         """Filter by view, uncertainty and support devices; a view of None is unknown and kept.
@@ -69,7 +74,7 @@ class CheXpertLabelled(TableDataModule):
             selection.keep(~selection.table["support_devices"], "no support devices")
 
 
-def label_rows(rows: pd.DataFrame, uncertain: str, path: Path) -> pd.DataFrame:
+def label_rows(rows: pd.DataFrame, uncertain: Uncertain, path: Path) -> pd.DataFrame:
     """Turn label columns into one label an image.
 
     Normal is "No Finding" = 1 with none of the five competition findings present; abnormal is at least one of the five
@@ -87,7 +92,9 @@ def label_rows(rows: pd.DataFrame, uncertain: str, path: Path) -> pd.DataFrame:
 
     Raises:
         TableError: If a cell is neither a number nor empty.
+        ValueError: If ``uncertain`` is unknown.
     """
+    check_choice("uncertain", uncertain, Uncertain)
     values = {column: _values(rows, column, path) for column in LABEL_COLUMNS}
     five = np.stack([values[finding] for finding in COMPETITION], axis=1)
     present = (five == 1) | ((five == -1) & (uncertain == "ones"))

@@ -11,11 +11,11 @@ Layout::
 
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
-from anomalib_cxr.data.chexpert_labels import LABEL_COLUMNS, CheXpertLabelled, label_rows
+from anomalib_cxr.data.chexpert_labels import LABEL_COLUMNS, CheXpertLabelled, Split, label_rows
 from anomalib_cxr.data.table_datamodule import find_table
 from anomalib_cxr.data.tables import TableError, read_table, refuse_duplicates
 
@@ -42,7 +42,7 @@ class MIMICCXR(CheXpertLabelled):
     def __init__(
         self,
         root: str | Path = "./datasets/mimic-cxr-jpg",
-        split: Literal["official", "patient"] = "official",
+        split: Split = "official",
         **kwargs: Any,
     ) -> None:
         super().__init__(root=root, split=split, **kwargs)

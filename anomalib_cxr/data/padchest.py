@@ -21,10 +21,11 @@ from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
+from anomalib_cxr.checks import check_choice
 from anomalib_cxr.data.files import inside
 from anomalib_cxr.data.selection import Selection
 from anomalib_cxr.data.splits import ABNORMAL, NORMAL, assign_folds, draw_patients, patients_with_abnormal
-from anomalib_cxr.data.table_datamodule import TableDataModule, compare_counts, find_table, locate_table, one_of
+from anomalib_cxr.data.table_datamodule import TableDataModule, compare_counts, find_table, locate_table
 from anomalib_cxr.data.tables import TableError, is_missing, parse_depths, parse_labels, read_table, refuse_duplicates
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,12 @@ UNINFORMATIVE = frozenset({"exclude", "suboptimal study", "unchanged"})
 _KIM2023 = {NORMAL: 2574, ABNORMAL: 4801}
 _KIM2023_FOLDS = 5
 _PLAIN_NAME = re.compile(r"[\w-][\w.-]*")
+
+
+LabelledBy = Literal["physician", "all"]
+Patients = Literal["adults", "children", "all"]
+DepthFrom = Literal["table", "file"]
+Preset = Literal["kim2023"]
 
 
 class PadChest(TableDataModule):
@@ -70,19 +77,19 @@ class PadChest(TableDataModule):
         root: str | Path = "./datasets/padchest",
         table: str | Path | None = None,
         projections: Sequence[str] = ("PA",),
-        labelled_by: Literal["physician", "all"] = "physician",
-        patients: Literal["adults", "children", "all"] = "adults",
-        depth: Literal["table", "file"] = "table",
-        preset: Literal["kim2023"] | None = None,
+        labelled_by: LabelledBy = "physician",
+        patients: Patients = "adults",
+        depth: DepthFrom = "table",
+        preset: Preset | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(root=root, **kwargs)
         self.table = Path(table) if table is not None else None
         self.projections = [projections] if isinstance(projections, str) else list(projections)
-        self.labelled_by = one_of("labelled_by", labelled_by, ("physician", "all"))
-        self.patients = one_of("patients", patients, ("adults", "children", "all"))
-        self.depth = one_of("depth", depth, ("table", "file"))
-        self.preset = one_of("preset", preset, (None, "kim2023"))
+        self.labelled_by = check_choice("labelled_by", labelled_by, LabelledBy)
+        self.patients = check_choice("patients", patients, Patients)
+        self.depth = check_choice("depth", depth, DepthFrom)
+        self.preset = check_choice("preset", preset, Preset | None)
         if preset is not None and (self.projections != ["PA"] or labelled_by != "physician"):
             msg = f"PadChest: preset {preset} means PA images labelled by physicians, drop projections and labelled_by"
             raise ValueError(msg)

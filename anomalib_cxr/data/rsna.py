@@ -23,10 +23,11 @@ from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
+from anomalib_cxr.checks import check_choice
 from anomalib_cxr.data.base import default_num_workers
 from anomalib_cxr.data.selection import Selection
 from anomalib_cxr.data.splits import ABNORMAL, NORMAL, shrink_counts, split_by_counts
-from anomalib_cxr.data.table_datamodule import TableDataModule, compare_splits, find_table, locate_table, one_of
+from anomalib_cxr.data.table_datamodule import TableDataModule, compare_splits, find_table, locate_table
 from anomalib_cxr.data.tables import TableError, parse_numbers, read_table, refuse_duplicates
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,9 @@ SIDE = 1024
 _CLASSES = ("Normal", "No Lung Opacity / Not Normal", "Lung Opacity")
 _FOLDERS = ("stage_2_train_images", "train_images", "images")
 _PRESET = {"test": {NORMAL: 300, ABNORMAL: 300}, "val": {NORMAL: 300, ABNORMAL: 300}, "train": {NORMAL: 6614}}
+
+
+Preset = Literal["anatpaste"]
 
 
 class RSNA(TableDataModule):
@@ -72,11 +76,11 @@ class RSNA(TableDataModule):
         headers: str | Path | None = None,
         mapping: str | Path | None = None,
         include_not_normal: bool = False,
-        preset: Literal["anatpaste"] | None = None,
+        preset: Preset | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(root=root, **kwargs)
-        self.preset = one_of("preset", preset, (None, "anatpaste"))
+        self.preset = check_choice("preset", preset, Preset | None)
         if preset is not None and views is None:
             views = ("PA",)
         self.views = [views] if isinstance(views, str) else list(views) if views is not None else None

@@ -3,12 +3,13 @@
 import logging
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
+from anomalib_cxr.checks import check_choice
 from anomalib_cxr.cores import available_cores
 from anomalib_cxr.data.base import RadiographDataModule, check_samples
 from anomalib_cxr.data.duplicates import find_duplicates
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 _NAMED = 10
 _NEEDED = (("train", NORMAL), ("val", NORMAL), ("val", ABNORMAL), ("test", NORMAL), ("test", ABNORMAL))
+
+
+OnProblem = Literal["raise", "skip"]
 
 
 class TableDataModule(RadiographDataModule):
@@ -71,8 +75,8 @@ class TableDataModule(RadiographDataModule):
         fraction: float = 1.0,
         limit: int | None = None,
         split_manifest: str | Path | None = None,
-        on_missing: Literal["raise", "skip"] = "raise",
-        on_error: Literal["raise", "skip"] = "raise",
+        on_missing: OnProblem = "raise",
+        on_error: OnProblem = "raise",
         on_mask_conflict: OnMaskConflict = "raise",
         check_duplicates: bool = True,
         **kwargs: Any,
@@ -85,9 +89,9 @@ class TableDataModule(RadiographDataModule):
         self.fraction = fraction
         self.limit = limit
         self.split_manifest = Path(split_manifest) if split_manifest is not None else None
-        self.on_missing = one_of("on_missing", on_missing, ("raise", "skip"))
-        self.on_error = one_of("on_error", on_error, ("raise", "skip"))
-        self.on_mask_conflict = one_of("on_mask_conflict", on_mask_conflict, ("raise", "warn"))
+        self.on_missing = check_choice("on_missing", on_missing, OnProblem)
+        self.on_error = check_choice("on_error", on_error, OnProblem)
+        self.on_mask_conflict = check_choice("on_mask_conflict", on_mask_conflict, OnMaskConflict)
         self.check_duplicates = check_duplicates
         self.skipped: dict[str, str] = {}
         self._gone: set[str] = set()
@@ -288,26 +292,6 @@ def name_first(paths: Iterable[str]) -> str:
     """Name the first ten of many paths, in their order as text."""
     named = sorted(paths)
     return ", ".join(named[:_NAMED]) + (", ..." if len(named) > _NAMED else "")
-
-
-def one_of(argument: str, value: str | None, allowed: Sequence[str | None]) -> Any:
-    """Check an argument that takes one of a few words.
-
-    Args:
-        argument: Its name.
-        value: What was given.
-        allowed: What may be given.
-
-    Returns:
-        The value.
-
-    Raises:
-        ValueError: If it is none of them.
-    """
-    if value not in allowed:
-        msg = f"{argument} must be one of {list(allowed)}, got {value!r}"
-        raise ValueError(msg)
-    return value
 
 
 def find_table(root: Path, names: Iterable[str], name: str) -> Path:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from anomalib_cxr.checks import check_choice
 from anomalib_cxr.deploy.metadata import EXACT_RESIZE, ExportedModelError, read_metadata, weights_path
 from anomalib_cxr.deploy.resize import antialiased_resize
 from anomalib_cxr.deploy.runtimes import Precision, Runtime, open_session
@@ -76,7 +77,7 @@ class ExportedDetector:
 
     Raises:
         ExportedModelError: If the model cannot be used; the message says why.
-        ValueError: If ``batch_size`` is less than 1.
+        ValueError: If runtime or precision is unknown, or ``batch_size`` less than 1.
 
     Example:
         >>> detector = ExportedDetector("weights/onnx/model.onnx")  # doctest: +SKIP
@@ -92,6 +93,8 @@ class ExportedDetector:
         precision: Precision = "f32",
         batch_size: int = 1,
     ) -> None:
+        check_choice("runtime", runtime, Runtime | None)
+        check_choice("precision", precision, Precision)
         if batch_size < 1:
             msg = f"batch_size must be at least 1, not {batch_size}."
             raise ValueError(msg)

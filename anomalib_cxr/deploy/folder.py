@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anomalib_cxr import __version__
+from anomalib_cxr.checks import check_choice
 from anomalib_cxr.csv_tables import growing_table
 from anomalib_cxr.deploy.commissioning import Site
 from anomalib_cxr.deploy.detector import ExportedDetector, FilePrediction, Prediction
@@ -95,10 +96,13 @@ def predict_folder(
     Raises:
         FileNotFoundError: If there is no such folder, or no radiograph in it.
         FileExistsError: If the output folder holds results already.
-        ValueError: If the output folder lies in the source folder, ``names`` is unknown, or the site is another
-            model's (:class:`~anomalib_cxr.deploy.commissioning.SiteError`).
+        ValueError: If the output folder lies in the source folder, ``names`` or one of ``pictures`` is unknown, or the
+            site is another model's (:class:`~anomalib_cxr.deploy.commissioning.SiteError`).
         ImportError: If Secondary Captures are asked for and pydicom is not installed.
     """
+    check_choice("names", names, Names)
+    for kind in pictures:
+        check_choice("pictures", kind, Pictures)
     source, output = Path(source), Path(output)
     found = _find(source)
     for what, number in (
@@ -119,7 +123,6 @@ def predict_folder(
         msg = 'Secondary Captures need pydicom: pip install "anomalib-cxr[dicom]"'
         raise ImportError(msg)
     root = found.root
-    shown_name("", names)  # an unknown kind is refused before anything is written
     judge = _Judge(detector, site, rate)
     draw = _Draw(detector, root, output, pictures, names, judge)
     threshold = f"{judge.threshold:.7g}"

@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from anomalib_cxr.checks import check_choice
 from anomalib_cxr.deploy.metadata import ExportedModelError
 
 Runtime = Literal["onnxruntime", "openvino"]
@@ -65,6 +66,9 @@ class OpenVINOSession:
         size: Height and width of the images that will come: a graph that takes any is fixed to it, which is faster.
         batch_size: Images that will come at once, if it is 1 (fixed as well).
         weights: File of the weights of an ``.xml``; None takes the ``.bin`` of its name.
+
+    Raises:
+        ValueError: If the precision is unknown.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class OpenVINOSession:
         batch_size: int = 1,
         weights: Path | None = None,
     ) -> None:
+        check_choice("precision", precision, Precision)
         import openvino
 
         core = openvino.Core()
@@ -123,7 +128,10 @@ def open_session(
 
     Raises:
         ExportedModelError: If the runtime is not installed, does not take the format, or refuses the file.
+        ValueError: If runtime or precision is unknown.
     """
+    check_choice("runtime", runtime, Runtime | None)
+    check_choice("precision", precision, Precision)
     runtime = runtime or ("onnxruntime" if path.suffix.lower() == ".onnx" else "openvino")
     if runtime == "onnxruntime" and path.suffix.lower() != ".onnx":
         msg = f"ONNX Runtime takes .onnx files only, not {path}: leave the runtime out, or name openvino."

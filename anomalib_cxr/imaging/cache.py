@@ -31,6 +31,9 @@ from anomalib_cxr.imaging.radiograph import RadiographError, read_radiograph
 
 logger = logging.getLogger(__name__)
 
+Depth = Literal[8, 16]
+"""Bits a pixel of the cache."""
+
 _VERSION = 3  # raised where a reader gives other pixels for a file than it gave before, or entries look otherwise
 _STALE_SECONDS = 3600.0
 
@@ -56,14 +59,14 @@ class ImageCache:
         >>> image = cache.read("chest.png")  # loaded  # doctest: +SKIP
     """
 
-    def __init__(self, folder: str | Path, size: int | Sequence[int], depth: Literal[8, 16] = 16) -> None:
+    def __init__(self, folder: str | Path, size: int | Sequence[int], depth: Depth = 16) -> None:
+        self.depth: Depth = check_choice("depth", depth, Depth)
         sides = (size, size) if isinstance(size, int) else tuple(size)
         if len(sides) != 2 or min(sides) < 1:
             msg = f"size must be positive, one number or height and width, got {size}"
             raise ValueError(msg)
         self.folder = Path(folder)
         self.size = (int(sides[0]), int(sides[1]))
-        self.depth = check_choice("depth", depth, (8, 16))
         self._dtype = np.dtype(np.uint8 if depth == 8 else "<u2")
 
     def read(self, path: str | os.PathLike[str], *, bits: int | None = None) -> npt.NDArray[np.float32]:

@@ -2,7 +2,9 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
+
+from anomalib_cxr.checks import check_choice
 
 Names = Literal["path", "hash"]
 
@@ -65,9 +67,6 @@ def shown_name(name: str, names: Names = "path") -> str:
         >>> shown_name("pat1/IM1.dcm", "hash")
         '9041b50081'
     """
-    if names not in get_args(Names):
-        msg = f"names must be one of {', '.join(get_args(Names))}, not {names!r}."
-        raise ValueError(msg)
-    if names == "path":
+    if check_choice("names", names, Names) == "path":
         return name
     return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:10]

@@ -255,7 +255,7 @@ def test_bad_members_are_refused(trained: dict[str, Path], tmp_path: Path) -> No
     good = str(trained["seed_1"])
     with pytest.raises(ValueError, match="needs two or more checkpoints"):
         Ensemble([good])
-    with pytest.raises(ValueError, match="fusion must be one of mean, p_value, not 'median'"):
+    with pytest.raises(ValueError, match="fusion must be one of 'mean', 'p_value', not 'median'"):
         Ensemble([good, good], fusion="median")
     with pytest.raises(ValueError, match="There is no checkpoint"):
         Ensemble([good, str(tmp_path / "gone.ckpt")])

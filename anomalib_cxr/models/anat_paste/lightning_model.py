@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import Transform
 
 from anomalib_cxr.anatomy import LungMasks, LungMethod
 from anomalib_cxr.augmentations import PastingVariant, build_pasting, jitter_intensity
+from anomalib_cxr.callbacks.checkpoint_choice import Checkpoint
 from anomalib_cxr.checks import check_choice
 from anomalib_cxr.data.tables import stored_depths
 from anomalib_cxr.imaging.cache import ImageCache
@@ -26,6 +27,7 @@ from anomalib_cxr.models.components.bank import BankMixin
 from anomalib_cxr.models.components.pixel_preserving import refuse_moved_pixels
 from anomalib_cxr.models.components.presets import resolve_preset
 from anomalib_cxr.models.components.step_order import seeded
+from anomalib_cxr.models.components.step_training import Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -134,9 +136,9 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         learning_rate: float = 0.03,
         momentum: float = 0.9,
         weight_decay: float = 3e-5,
-        lr_schedule: Literal["cosine", "constant"] = "cosine",
+        lr_schedule: Schedule = "cosine",
         warmup_steps: int = 0,
-        checkpoint: Literal["best", "last"] = "best",
+        checkpoint: Checkpoint = "best",
         seed: int = 0,
         num_workers: int | None = None,
         films_in_memory: bool | None = None,
@@ -153,6 +155,8 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
             density=density,
             fine_map=fine_map,
         )
+        check_choice("density", resolved.density, Density)
+        check_choice("lung_method", lung_method, LungMethod)
         if fine_map is None:
             resolved.fine_map = resolved.fine_map and resolved.density == "kernel"
         if pre_processor is True:
@@ -177,7 +181,6 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         self.keep_resolved(**vars(resolved))
         self.map_description = _MAPS[resolved.density]
         _require(0 <= color_jitter < 1, f"color_jitter must lie in [0, 1), not be {color_jitter}.")
-        check_choice("lung_method", lung_method, LungMethod)
         self.lung_method = lung_method
         self.color_jitter = color_jitter
         self.num_workers = num_workers

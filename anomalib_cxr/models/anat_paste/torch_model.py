@@ -2,7 +2,7 @@
 
 import itertools
 from statistics import fmean
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import timm
 import torch
@@ -10,6 +10,7 @@ from anomalib.data import InferenceBatch
 from torch import nn
 from torch.nn import functional as F
 
+from anomalib_cxr.checks import check_choice
 from anomalib_cxr.models.anat_paste.kernel_density import GaussianKernelDensity
 from anomalib_cxr.models.anat_paste.local_density import LocalDensity
 from anomalib_cxr.models.components.normal_map import NormalMap
@@ -52,9 +53,7 @@ class AnatPasteModel(nn.Module):
         density: Density = "kernel",
     ) -> None:
         super().__init__()
-        if density not in get_args(Density):
-            msg = f"density must be one of {', '.join(get_args(Density))}, not {density!r}."
-            raise ValueError(msg)
+        check_choice("density", density, Density)
         if fine_map and density == "local":
             msg = "fine_map averages Grad-CAMs, and density='local' draws none: leave fine_map out."
             raise ValueError(msg)

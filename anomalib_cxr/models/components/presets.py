@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
+from anomalib_cxr.checks import check_choice
+
 
 def resolve_preset(presets: Mapping[str, Mapping[str, Any]], preset: str, **given: Any) -> SimpleNamespace:
     """Fill in what the user left out (ours).
@@ -19,8 +21,5 @@ def resolve_preset(presets: Mapping[str, Mapping[str, Any]], preset: str, **give
     Raises:
         ValueError: If there is no such preset.
     """
-    if preset not in presets:
-        msg = f"preset must be one of {sorted(presets)}, not {preset!r}."
-        raise ValueError(msg)
-    chosen = presets[preset]
+    chosen = presets[check_choice("preset", preset, presets)]
     return SimpleNamespace(**{name: chosen.get(name) if value is None else value for name, value in given.items()})

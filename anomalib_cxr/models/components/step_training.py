@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRSchedulerC
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from anomalib_cxr.callbacks.checkpoint_choice import CheckpointChoice
+from anomalib_cxr.callbacks.checkpoint_choice import Checkpoint, CheckpointChoice
 from anomalib_cxr.callbacks.freed_memory import KeepFreedMemory
 from anomalib_cxr.callbacks.heat_map_sheet import HeatMapSheet
 from anomalib_cxr.checks import check_choice
@@ -30,7 +30,6 @@ from anomalib_cxr.models.components.step_order import ResidentStepDataset, StepD
 logger = logging.getLogger(__name__)
 
 Schedule = Literal["cosine", "constant"]
-Checkpoint = Literal["best", "last"]
 
 
 class StepTrainingMixin(ScoringMixin):
@@ -87,12 +86,12 @@ class StepTrainingMixin(ScoringMixin):
     seed: int
     max_steps: int
     steps_per_epoch: int
-    checkpoint: str
+    checkpoint: Checkpoint
     optimizer_name: str
     learning_rate: float
     momentum: float
     weight_decay: float
-    lr_schedule: str
+    lr_schedule: Schedule
     warmup_steps: int
     films_in_memory: bool | None
     _stage: int | None = None
@@ -142,13 +141,13 @@ class StepTrainingMixin(ScoringMixin):
         max_steps: int,
         steps_per_epoch: int | None,
         default_steps_per_epoch: int,
-        checkpoint: str = "best",
+        checkpoint: Checkpoint = "best",
         optimizer: str = "adamw",
         learning_rate: float = 1e-3,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         decay_all: bool = True,
-        lr_schedule: str = "cosine",
+        lr_schedule: Schedule = "cosine",
         warmup_steps: int = 0,
         least_steps: int = 1,
         films_in_memory: bool | None = None,
@@ -177,6 +176,8 @@ class StepTrainingMixin(ScoringMixin):
         Raises:
             ValueError: If an argument is out of range; the message names it.
         """
+        check_choice("checkpoint", checkpoint, Checkpoint)
+        check_choice("lr_schedule", lr_schedule, Schedule)
         for wrong, message in (
             (max_steps < least_steps, f"max_steps must be {_at_least(least_steps)}, not {max_steps}."),
             (not learning_rate > 0, f"learning_rate must be positive, not {learning_rate}."),
@@ -189,8 +190,6 @@ class StepTrainingMixin(ScoringMixin):
         ):
             if wrong:
                 raise ValueError(message)
-        check_choice("checkpoint", checkpoint, Checkpoint)
-        check_choice("lr_schedule", lr_schedule, Schedule)
         self.seed = seed
         self.set_length(max_steps, steps_per_epoch, default_steps_per_epoch)
         self.checkpoint = checkpoint

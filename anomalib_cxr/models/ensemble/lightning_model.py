@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from anomalib import LearningType
@@ -14,6 +14,7 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 
+from anomalib_cxr.checks import check_choice
 from anomalib_cxr.models.components.post_processor import RankPreservingPostProcessor
 from anomalib_cxr.models.components.scoring import ScoringMixin
 from anomalib_cxr.models.ensemble.members import build_member, common_split, read_member
@@ -76,9 +77,7 @@ class Ensemble(ScoringMixin, AnomalibModule):  # type: ignore[misc]  # as in Ano
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        if fusion not in get_args(Fusion):
-            msg = f"fusion must be one of {', '.join(get_args(Fusion))}, not {fusion!r}."
-            raise ValueError(msg)
+        check_choice("fusion", fusion, Fusion)
         weights: list[dict[str, torch.Tensor]] = []
         if members is None:
             paths = list(checkpoints or [])

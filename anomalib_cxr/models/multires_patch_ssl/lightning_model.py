@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.utils.data import DataLoader
 
+from anomalib_cxr.callbacks.checkpoint_choice import Checkpoint
 from anomalib_cxr.imaging.progress import progress
 from anomalib_cxr.models.components.bank import BankMixin
 from anomalib_cxr.models.components.patch_search.local_search import Distance
@@ -203,7 +204,7 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
         weight_decay: float = 1e-6,
         optimizer: str = "lars",
         warmup_steps: int | None = None,
-        checkpoint: Literal["best", "last"] | None = None,
+        checkpoint: Checkpoint | None = None,
         seed: int = 0,
         max_bank_gib: float | None = None,
         films_in_memory: bool | None = None,

@@ -8,12 +8,13 @@ import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
+from anomalib_cxr.checks import check_choice
 from anomalib_cxr.models.components.patch_search.local_search import Distance, top_q_mean
 from anomalib_cxr.models.components.patch_search.reference_bank import (
     BankDtype,
@@ -142,10 +143,8 @@ class MultiResPatchSSLModel(nn.Module):
         if len(patch_sizes) == 0 or len(set(patch_sizes)) != len(patch_sizes):
             msg = f"`patch_sizes` needs one or more different sizes, got {tuple(patch_sizes)}."
             raise ValueError(msg)
-        for name, value, choices in (("features", features, get_args(Features)), ("score", score, get_args(Score))):
-            if value not in choices:
-                msg = f"`{name}` must be one of {', '.join(choices)}; got {value!r}."
-                raise ValueError(msg)
+        check_choice("features", features, Features)
+        check_choice("score", score, Score)
         if not 0 < top_q <= 1 or statistics_images < 2 or encoder_batch < 1:
             msg = (
                 "`top_q` must lie in (0, 1], `statistics_images` be at least 2 and `encoder_batch` at least 1; "
@@ -153,6 +152,10 @@ class MultiResPatchSSLModel(nn.Module):
             )
             raise ValueError(msg)
         n = len(patch_sizes)
+        banks = [
+            ReferenceBank(reach, distance, bank_dtype, feature_dim, max_references, selection, seed)
+            for reach in _one_each("patch_distance", patch_distance, n)
+        ]
         self.patch_sizes = tuple(patch_sizes)
         self.strides = _one_each("strides", strides, n)
         backbones = _one_each("backbone", backbone, n)
@@ -178,10 +181,7 @@ class MultiResPatchSSLModel(nn.Module):
             for i in range(1 if shared_encoder else n)
         )
         self.heads = nn.ModuleList(projection_head(self.encoder(i).num_features, out=projection_dim) for i in range(n))
-        self.banks = nn.ModuleList(
-            ReferenceBank(reach, distance, bank_dtype, feature_dim, max_references, selection, seed)
-            for reach in _one_each("patch_distance", patch_distance, n)
-        )
+        self.banks = nn.ModuleList(banks)
         self.register_buffer("score_mean", torch.zeros(n))
         self.register_buffer("score_std", torch.ones(n))
 

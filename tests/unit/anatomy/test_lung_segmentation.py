@@ -205,5 +205,5 @@ def test_refuses_bad_input(image, reason, method):
 
 
 def test_refuses_an_unknown_method():
-    with pytest.raises(ValueError, match="'unet': use one of shape, otsu"):
+    with pytest.raises(ValueError, match="method must be one of 'shape', 'otsu', not 'unet'"):
         segment_lungs(nothing(0.5), "unet")

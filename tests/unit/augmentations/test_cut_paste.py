@@ -231,7 +231,7 @@ def test_gpu_gives_what_the_cpu_gives(variant):
         (("cutpaste_scar", {"rotation": (-45, 450)}), "rotation"),
         (("cutpaste_3way", {"jitter": -0.1}), "jitter"),
         (("cutpaste_union", {"width": (0, 2)}), "width"),
-        (("cutmix", {}), "no pasting variant 'cutmix'.*anatpaste"),
+        (("cutmix", {}), "variant must be one of 'anatpaste', .*, not 'cutmix'"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):

@@ -182,5 +182,5 @@ def test_bad_arguments_are_refused() -> None:
         HeatMapLogger(per_label=-1)
     with pytest.raises(ValueError, match="side of 32 or more, got 8 and 31"):
         HeatMapLogger(side=31)
-    with pytest.raises(ValueError, match="names must be one of path, hash"):
+    with pytest.raises(ValueError, match="names must be one of 'path', 'hash'"):
         HeatMapLogger(names="none")  # type: ignore[arg-type]

@@ -121,5 +121,5 @@ def test_films_of_a_predicted_folder_are_named_below_it(tmp_path: Path, written:
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="longest_side must be at least 32 pixels, not 8"):
         HeatMapVisualizer(longest_side=8)
-    with pytest.raises(ValueError, match="names must be one of path, hash"):
+    with pytest.raises(ValueError, match="names must be one of 'path', 'hash'"):
         HeatMapVisualizer(names="none")  # type: ignore[arg-type]

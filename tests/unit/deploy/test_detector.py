@@ -266,7 +266,7 @@ def test_pictures_of_a_folder_carry_names_and_captures_never_do(
         expected += [hashes[row["image"]]] if row["secondary_capture"] else []
     assert shown == expected
     assert any(row["secondary_capture"] for row in rows)
-    with pytest.raises(ValueError, match="names must be one of path, hash, not 'none'"):
+    with pytest.raises(ValueError, match="names must be one of 'path', 'hash', not 'none'"):
         predict_folder(ExportedDetector(onnx_model), folder, tmp_path / "other", ["png"], False, "none")
     assert not (tmp_path / "other").exists()
 

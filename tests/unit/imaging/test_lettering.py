@@ -58,5 +58,5 @@ def test_a_hash_names_one_film_without_its_name() -> None:
     assert len(hashes) == len(names)
     assert all(len(one) == 10 and set(one) <= set("0123456789abcdef") for one in hashes)
     assert shown_name("a/b.png") == "a/b.png"
-    with pytest.raises(ValueError, match="names must be one of path, hash, not 'none'"):
+    with pytest.raises(ValueError, match="names must be one of 'path', 'hash', not 'none'"):
         shown_name("a", "none")  # type: ignore[arg-type]

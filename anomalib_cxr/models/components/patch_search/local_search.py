@@ -14,13 +14,14 @@ radiographs it is needed for 0 to 20 % of the cells, most in flat regions of sha
 without it: a winner may then be off by rounding, about 1e-3 of the query's distance from the references' mean.
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from anomalib.models.components.base import DynamicBufferMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anomalib_cxr.checks import check_choice
 from anomalib_cxr.models.components.patch_search.whitening import whitening_matrix
 
 Distance = Literal["euclidean", "manhattan", "cosine", "mahalanobis", "whitened_cosine"]
@@ -86,9 +87,7 @@ class LocalSearch(DynamicBufferMixin, nn.Module):
         if patch_distance is not None and (not isinstance(patch_distance, int) or patch_distance < 0):
             msg = f'`patch_distance` must be 0 or more, or "all" for the whole grid; got {patch_distance!r}.'
             raise ValueError(msg)
-        if distance not in get_args(Distance):
-            msg = f"`distance` must be one of {', '.join(get_args(Distance))}; got {distance!r}."
-            raise ValueError(msg)
+        check_choice("distance", distance, Distance)
         if not dtype.is_floating_point or max_elements < 1:
             msg = f"References need a floating type and `max_elements` at least 1; got {dtype} and {max_elements}."
             raise ValueError(msg)

@@ -1,12 +1,13 @@
 """The bank of reference features of one patch size, and what makes it smaller."""
 
 import logging
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from anomalib.models.components.base import DynamicBufferMixin
 from torch import Tensor, nn
 
+from anomalib_cxr.checks import check_choice
 from anomalib_cxr.models.components.patch_search.local_search import Distance, LocalSearch
 from anomalib_cxr.models.components.patch_search.whitening import mean_and_covariance
 
@@ -55,12 +56,8 @@ class ReferenceBank(DynamicBufferMixin, nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if bank_dtype not in get_args(BankDtype):
-            msg = f"`bank_dtype` must be one of {', '.join(get_args(BankDtype))}; got {bank_dtype!r}."
-            raise ValueError(msg)
-        if selection not in get_args(Selection):
-            msg = f"`selection` must be one of {', '.join(get_args(Selection))}; got {selection!r}."
-            raise ValueError(msg)
+        check_choice("bank_dtype", bank_dtype, BankDtype)
+        check_choice("selection", selection, Selection)
         if (feature_dim is not None and feature_dim < 1) or (max_references is not None and max_references < 1):
             msg = f"`feature_dim` and `max_references` must be at least 1; got {feature_dim} and {max_references}."
             raise ValueError(msg)
@@ -190,10 +187,14 @@ def expected_bytes(n_images: int, grid: tuple[int, int], dim: int, dtype: BankDt
         Bytes of the features, their image numbers and half norms. Building it takes the float32 features of all
         images besides.
 
+    Raises:
+        ValueError: If ``dtype`` is unknown.
+
     Example:
         >>> expected_bytes(500, (16, 16), 512) / 2**20
         251.46484375
     """
+    check_choice("dtype", dtype, BankDtype)
     stored = torch.finfo(getattr(torch, dtype)).bits // 8
     norm = 8 if dtype == "float64" else 4
     return n_images * grid[0] * grid[1] * (dim * stored + 8 + norm)

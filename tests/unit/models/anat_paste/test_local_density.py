@@ -71,7 +71,7 @@ def test_what_is_refused() -> None:
         LocalDensity().fit(torch.rand(1, 2, 2, 3))
     with pytest.raises(ValueError, match="fine_map averages Grad-CAMs"):
         AnatPasteModel(fine_map=True, density="local")
-    with pytest.raises(ValueError, match="density must be one of kernel, local, not 'nearest'"):
+    with pytest.raises(ValueError, match="density must be one of 'kernel', 'local', not 'nearest'"):
         AnatPasteModel(density="nearest")
     with pytest.raises(ValueError, match="hold NaN or infinite"):
         LocalDensity().fit(torch.full((3, 2, 2, 3), float("nan")))

@@ -163,7 +163,7 @@ def test_errors_say_what_to_do():
         ReferenceBank()(torch.rand(1, 2, 2, 3))
     with pytest.raises(ValueError, match="have only 3"):
         ReferenceBank(feature_dim=4).fit(torch.rand(5, 2, 2, 3))
-    with pytest.raises(ValueError, match="float32, float16"):
+    with pytest.raises(ValueError, match="bank_dtype must be one of 'float32', 'float16'"):
         ReferenceBank(bank_dtype="int8")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="random, k_center"):
         ReferenceBank(selection="best")  # type: ignore[arg-type]
