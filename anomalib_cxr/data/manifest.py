@@ -20,7 +20,7 @@ import pandas as pd
 from anomalib_cxr import __version__
 from anomalib_cxr.data.splits import LABELS, SPLITS
 from anomalib_cxr.data.tables import TableError
-from anomalib_cxr.files import write_text
+from anomalib_cxr.files import write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,8 @@ def write_manifest(path: str | Path, table: pd.DataFrame, name: str, settings: d
     }
     digest = _digest(head, text.getvalue())
     head["sha256"] = digest
-    write_text(path, f"# {json.dumps(head, sort_keys=True)}\n{text.getvalue()}")
+    content = f"# {json.dumps(head, sort_keys=True)}\n{text.getvalue()}"
+    write_bytes(path, content.encode("utf-8", "surrogateescape"))  # names of files may be no UTF-8
     logger.info("%s: wrote the split to %s, SHA-256 %s", name, path, digest)
     return digest
 
@@ -78,7 +79,7 @@ def read_manifest(path: str | Path, name: str) -> tuple[pd.DataFrame, dict[str, 
     """
     path = Path(path)
     try:
-        content = path.read_bytes().decode("utf-8")
+        content = path.read_bytes().decode("utf-8", "surrogateescape")
     except (OSError, UnicodeDecodeError) as error:
         msg = f"the split manifest {path} cannot be read: {error}"
         raise TableError(msg) from error

@@ -12,17 +12,16 @@ import pandas as pd
 
 from anomalib_cxr.data.base import RadiographDataModule, check_samples, default_num_workers
 from anomalib_cxr.data.duplicates import find_duplicates
-from anomalib_cxr.data.files import find_missing
+from anomalib_cxr.data.files import find_missing, name_first
 from anomalib_cxr.data.manifest import apply_manifest, check_settings, read_manifest, write_manifest
 from anomalib_cxr.data.masks import OnMaskConflict, check_masks
 from anomalib_cxr.data.selection import Selection
 from anomalib_cxr.data.splits import ABNORMAL, LABELS, NORMAL, split_by_fold, split_by_patient, take_fraction
-from anomalib_cxr.data.tables import TableError
+from anomalib_cxr.data.tables import TableError, unify_ids
 from anomalib_cxr.imaging.progress import progress
 
 logger = logging.getLogger(__name__)
 
-_NAMED = 10
 _NEEDED = (("train", NORMAL), ("val", NORMAL), ("val", ABNORMAL), ("test", NORMAL), ("test", ABNORMAL))
 
 
@@ -157,6 +156,7 @@ class TableDataModule(RadiographDataModule):
             raise FileNotFoundError(msg)
         self.skipped, self._gone = {}, set()
         table = self.load_table().reset_index(drop=True)
+        table["patient_id"] = unify_ids(table["patient_id"], self.name)
         if self.fold is not None:
             table = table.drop(columns="split", errors="ignore")
         selection = Selection(table, self.name)
@@ -289,12 +289,6 @@ def _find_failing(check: Callable[[int], tuple[str, str | None]], number: int, n
     with ThreadPoolExecutor(default_num_workers()) as pool:
         results = progress(pool.map(check, range(number)), f"{name}: reading all images", number)
         return {path: reason for path, reason in results if reason is not None}
-
-
-def name_first(paths: Iterable[str]) -> str:
-    """Name the first ten of many paths, in their order as text."""
-    named = sorted(paths)
-    return ", ".join(named[:_NAMED]) + (", ..." if len(named) > _NAMED else "")
 
 
 def one_of(argument: str, value: str | None, allowed: Sequence[str | None]) -> Any:

@@ -48,7 +48,8 @@ def write_predictions(path: str | Path, predictions: pd.DataFrame) -> None:
     path = Path(path)
     _check(predictions, str(path))
     with written_atomically(path) as temporary:
-        _with_picture(predictions).to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
+        # A name that is no UTF-8 stands in the table as it is on disk.
+        _with_picture(predictions).to_csv(temporary, index=False, lineterminator="\n", errors="surrogateescape")
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
@@ -77,7 +78,7 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
     except FileNotFoundError as error:
         msg = f"There are no predictions at {path}: a test run writes them beside its pictures."
         raise PredictionsError(msg) from error
