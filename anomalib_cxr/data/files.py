@@ -1,10 +1,14 @@
 """Files of a data set: found in one scan of the folder, never looked up one by one, never outside the root."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from anomalib_cxr.data.tables import TableError
 from anomalib_cxr.imaging.listing import FileScan, list_radiographs
+
+_LONGEST_PATH = 4096
+_NAMED = 10
 
 
 def scan_images(root: str | Path) -> FileScan:
@@ -33,7 +37,8 @@ def inside(root: Path, listed: str) -> str:
 
     Args:
         root: Folder of the data set.
-        listed: Path as a table gives it: relative to the root, or absolute below it; either slash.
+        listed: Path as a table gives it: relative to the root, or absolute below it, by whatever name it calls the
+            root; either slash.
 
     Returns:
         Path relative to the root, with forward slashes and without "." or empty parts.
@@ -46,15 +51,13 @@ def inside(root: Path, listed: str) -> str:
         msg = f"{text!r} is no path of an image"
         raise ValueError(msg)
     text = text.replace("\\", "/")
-    if PurePosixPath(text).is_absolute() or PureWindowsPath(text).drive:
-        for base in (root, root.absolute()):
-            prefix = f"{base.as_posix().rstrip('/')}/"
-            if text.startswith(prefix):
-                text = text[len(prefix) :]
-                break
-        else:
+    is_absolute = PurePosixPath(text).is_absolute() or bool(PureWindowsPath(text).drive)
+    if is_absolute or ".." in text.split("/"):
+        below = _below(root, text, is_absolute)
+        if below is None and is_absolute:
             msg = f"{listed!r} is outside the root {root}"
             raise ValueError(msg)
+        text = text if below is None else below
     parts: list[str] = []
     for part in text.split("/"):
         if part == "..":
@@ -68,6 +71,56 @@ def inside(root: Path, listed: str) -> str:
         msg = f"{listed!r} is no path of an image"
         raise ValueError(msg)
     return "/".join(parts)
+
+
+def _below(root: Path, text: str, is_absolute: bool) -> str | None:
+    """What follows the root in a path, by whatever name it calls the root: by a link, or by a way round."""
+    for base in (root, root.absolute()):
+        prefix = f"{base.as_posix().rstrip('/')}/"
+        if text.startswith(prefix) and ".." not in text[len(prefix) :].split("/"):
+            return text[len(prefix) :]
+    path = Path(text) if is_absolute else root.absolute() / text
+    if not path.is_absolute() or len(text) > _LONGEST_PATH:
+        return None
+    for folder in path.parents:
+        try:
+            if folder.samefile(root):
+                return path.relative_to(folder).as_posix()
+        except (OSError, ValueError):  # no such folder, or no name that this system can have
+            continue
+    return None
+
+
+def find_bare(root: Path, listed: Sequence[str], candidates: Callable[[], Iterable[str]], table: Path) -> list[str]:
+    """Find listed file names that say no folder, and are not in the root itself, in the folders below.
+
+    Args:
+        root: Folder of the data set.
+        listed: Paths below the root, with forward slashes.
+        candidates: Gives the paths that may be meant; asked for only if there are such names.
+        table: The table, for the message.
+
+    Returns:
+        The paths; names that are found nowhere stay as they are.
+
+    Raises:
+        TableError: If a name is that of several files.
+    """
+    bare = set(find_missing(root, [path for path in listed if "/" not in path]))
+    if not bare:
+        return list(listed)
+    found: dict[str, str] = {}
+    for path in sorted(candidates()):
+        name = path.rpartition("/")[2]
+        if name in bare:
+            if name in found:
+                msg = (
+                    f"{table}: {name} is the name of several files below {root}, such as {found[name]} and {path}: "
+                    "list paths instead of names, or give the folder of masks as mask_dir"
+                )
+                raise TableError(msg)
+            found[name] = path
+    return [found.get(path, path) for path in listed]
 
 
 def find_missing(root: Path, listed: Iterable[str]) -> list[str]:
@@ -94,3 +147,9 @@ def find_missing(root: Path, listed: Iterable[str]) -> list[str]:
         if name not in names[folder]:
             missing.append(path)
     return missing
+
+
+def name_first(paths: Iterable[str]) -> str:
+    """Name the first ten of many paths, in their order as text."""
+    named = sorted(paths)
+    return ", ".join(named[:_NAMED]) + (", ..." if len(named) > _NAMED else "")

@@ -21,7 +21,7 @@ from anomalib_cxr import __version__
 from anomalib_cxr.csv_tables import csv_text, restored
 from anomalib_cxr.data.splits import LABELS, SPLITS
 from anomalib_cxr.data.tables import TableError
-from anomalib_cxr.files import write_text
+from anomalib_cxr.files import write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,8 @@ def write_manifest(path: str | Path, table: pd.DataFrame, name: str, settings: d
     }
     digest = _digest(head, body)
     head["sha256"] = digest
-    write_text(path, f"# {json.dumps(head, sort_keys=True)}\n{body}")
+    content = f"# {json.dumps(head, sort_keys=True)}\n{body}"
+    write_bytes(path, content.encode("utf-8", "surrogateescape"))  # names of files may be no UTF-8
     logger.info("%s: wrote the split to %s, SHA-256 %s", name, path, digest)
     return digest
 
@@ -76,7 +77,7 @@ def read_manifest(path: str | Path, name: str) -> tuple[pd.DataFrame, dict[str, 
     """
     path = Path(path)
     try:
-        content = path.read_bytes().decode("utf-8")
+        content = path.read_bytes().decode("utf-8", "surrogateescape")
     except (OSError, UnicodeDecodeError) as error:
         msg = f"the split manifest {path} cannot be read: {error}"
         raise TableError(msg) from error

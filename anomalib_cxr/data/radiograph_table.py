@@ -17,20 +17,24 @@ Folders, with or without the level of the split::
 import logging
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from anomalib_cxr.data.files import inside, scan_images
+from anomalib_cxr.data.files import find_bare, inside, scan_images
+from anomalib_cxr.data.mask_files import MaskFolder, refuse_masks
 from anomalib_cxr.data.selection import Selection
-from anomalib_cxr.data.splits import ABNORMAL, NORMAL
-from anomalib_cxr.data.table_datamodule import TableDataModule, locate_table, name_first
+from anomalib_cxr.data.splits import ABNORMAL, LABELS, NORMAL
+from anomalib_cxr.data.table_datamodule import TableDataModule, locate_table
 from anomalib_cxr.data.tables import TableError, is_missing, parse_depths, read_table, refuse_duplicates
 
 logger = logging.getLogger(__name__)
 
+Word = str | int | float
+
+_WHOLE = re.compile(r"([+-]?\d+)\.0*")
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -44,18 +48,19 @@ class RadiographTable(TableDataModule):
     Args:
         root: Folder that holds all images.
         table: CSV file, relative to the root or to the working directory. ``None``: the folders are the labels.
-        image_column: Column of paths relative to the root.
-        label_column: Column of labels.
+        image_column: Column of paths relative to the root, or of bare file names, which are looked for in all folders.
+        label_column: Column of labels, or of lists of labels joined by "|".
         patient_column: Column of patient ids.
         split_column: Column of splits: train, val (valid, validation) or test.
-        findings_column: Column of findings, joined by "|".
+        findings_column: Column of findings, joined by "|"; may be that of the labels. Normal values are none.
         mask_column: Column of mask paths relative to the root, empty for normal images.
         bits_column: Column of stored bit depths.
-        normal_values: Labels, or folder names, of normal images.
-        abnormal_values: Labels, or folder names, of abnormal images.
+        normal_values: Labels, or folder names, of normal images; one or several, words or numbers.
+        abnormal_values: The same of abnormal images.
         patient_pattern: Regular expression found in the image path, whose first group (or whole match) is the patient.
-        mask_dir: Folder of masks below the root, for folders: ``test/abnormal/a.png`` has its mask in
-            ``<mask_dir>/test/abnormal/a.png``, whatever the suffix.
+        mask_dir: Folder of masks, relative to the root or to the working directory, or absolute:
+            ``test/abnormal/a.png`` has its mask in ``<mask_dir>/test/abnormal/a.png``, whatever the suffix. A table
+            with a column of masks may give bare file names that are found there.
         **kwargs: Split, subset and loader arguments, see :class:`TableDataModule`.
     """
 
@@ -70,10 +75,10 @@ class RadiographTable(TableDataModule):
         findings_column: str = "findings",
         mask_column: str = "mask_path",
         bits_column: str = "bits",
-        normal_values: Sequence[str] = ("normal", "0", "0.0"),
-        abnormal_values: Sequence[str] = ("abnormal", "1", "1.0"),
+        normal_values: Sequence[Word] | Word = ("normal", 0),
+        abnormal_values: Sequence[Word] | Word = ("abnormal", 1),
         patient_pattern: str | None = None,
-        mask_dir: str | None = None,
+        mask_dir: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(root=root, **kwargs)
@@ -87,12 +92,13 @@ class RadiographTable(TableDataModule):
             "mask_path": mask_column,
             "bits": bits_column,
         }
-        self.labels = {value.strip().lower(): NORMAL for value in normal_values}
-        both = [value for value in abnormal_values if value.strip().lower() in self.labels]
+        self.labels = dict.fromkeys(_words(normal_values), NORMAL)
+        abnormal = dict.fromkeys(_words(abnormal_values), ABNORMAL)
+        both = [word for word in abnormal if word in self.labels]
         if both:
             msg = f"RadiographTable: {both} are in normal_values and in abnormal_values"
             raise ValueError(msg)
-        self.labels |= {value.strip().lower(): ABNORMAL for value in abnormal_values}
+        self.labels |= abnormal
         try:
             self.patient_pattern = re.compile(patient_pattern) if patient_pattern else None
         except re.error as error:
@@ -107,7 +113,9 @@ class RadiographTable(TableDataModule):
             Table of all images.
 
         Raises:
-            TableError: If the file is broken, a label or split unknown, a path repeated or outside the root.
+            TableError: If the file is broken, a label or split unknown, a path repeated or outside the root, a bare
+                name ambiguous; if there are masks among the images of a folder tree, or ``mask_dir`` is no folder of
+                masks.
         """
         table = self._load_folders() if self.table is None else self._load_csv(self.table)
         if self.patient_pattern is not None:
@@ -132,42 +140,91 @@ class RadiographTable(TableDataModule):
         """
 
     def _load_csv(self, listed: Path) -> pd.DataFrame:
-        """Read the CSV file. Columns of other than the default names must exist."""
+        """Read the CSV file. Columns of other than the default names must exist; one may serve as several."""
         path = locate_table(self.root, listed)
         defaults = {"patient_id", "split", "findings", "mask_path", "bits"}
         required = [name for key, name in self.columns.items() if name != key or key not in defaults]
-        optional = [name for name in self.columns.values() if name not in required]
-        rows = read_table(path, required, optional)
-        rows = rows.rename(columns={name: key for key, name in self.columns.items()})
-        table = pd.DataFrame({"image_path": self._paths(rows["image_path"], path)})
+        rows = read_table(path, list(dict.fromkeys(required)), list(dict.fromkeys(self.columns.values())))
+        given = {key: rows[name] for key, name in self.columns.items() if name in rows.columns}
+        masks = None if self.mask_dir is None else MaskFolder(self.root, self.mask_dir)
+        images = self._paths(given["image_path"], path, masks)
+        table = pd.DataFrame({"image_path": images})
         refuse_duplicates(table["image_path"], path)
-        table["label"] = self._translate(rows["label"], self.labels, path, "normal_values and abnormal_values")
-        table["patient_id"] = rows["patient_id"].str.strip() if "patient_id" in rows else ""
-        table["findings"] = rows["findings"].str.strip() if "findings" in rows else ""
-        table["mask_path"] = self._paths(rows["mask_path"], path, optional=True) if "mask_path" in rows else ""
-        if "bits" in rows:
-            table["bits"] = parse_depths(rows["bits"], path)
-        if "split" in rows and not is_missing(rows["split"]).all():
-            table["split"] = self._translate(rows["split"], _SPLITS, path, "train, val or test")
+        table["label"] = self._translate_labels(given["label"], path)
+        table["patient_id"] = given["patient_id"].str.strip() if "patient_id" in given else ""
+        table["findings"] = self._findings(given["findings"]) if "findings" in given else ""
+        if "mask_path" in given:
+            table["mask_path"] = self._mask_paths(given["mask_path"], path, images, masks)
+        else:
+            table["mask_path"] = "" if masks is None else masks.find(images)
+        if "bits" in given:
+            table["bits"] = parse_depths(given["bits"], path)
+        if "split" in given and not is_missing(given["split"]).all():
+            table["split"] = self._translate(given["split"], _SPLITS, path, "train, val or test")
         return table
 
-    def _paths(self, listed: pd.Series, path: Path, optional: bool = False) -> list[str]:
+    def _paths(self, listed: pd.Series, path: Path, masks: MaskFolder | None) -> list[str]:
+        """Bring listed paths of images below the root, and find bare names in its folders."""
+        missing = is_missing(listed)
+        if missing.any():
+            msg = f"{path}, data row {int(missing.to_numpy().argmax()) + 1}: column '{listed.name}' names no image"
+            raise TableError(msg)
+        paths = self._inside(listed, path)
+
+        def candidates() -> Iterable[str]:
+            scan = scan_images(self.root)
+            return scan.images if masks is None else masks.without(scan)
+
+        return find_bare(self.root, paths, candidates, path)
+
+    def _mask_paths(self, listed: pd.Series, path: Path, images: list[str], masks: MaskFolder | None) -> list[str]:
+        """The same for masks, of which a row may have none; bare names are those of ``mask_dir`` if it is given."""
+        has_mask = ~is_missing(listed)
+
+        def candidates() -> Iterable[str]:
+            return set(scan_images(self.root).images) - set(images) if masks is None else masks.paths
+
+        found = iter(find_bare(self.root, self._inside(listed[has_mask], path), candidates, path))
+        return [next(found) if present else "" for present in has_mask]
+
+    def _inside(self, listed: pd.Series, path: Path) -> list[str]:
         """Bring listed paths below the root."""
         paths = []
-        for row, value in enumerate(listed, start=1):
-            if optional and not value.strip():
-                paths.append("")
-                continue
+        for row, value in zip(listed.index.tolist(), listed, strict=True):
             try:
                 paths.append(inside(self.root, value.strip()))
             except ValueError as error:
-                msg = f"{path}, data row {row}: {error}"
+                msg = f"{path}, data row {row + 1}: {error}"
                 raise TableError(msg) from error
         return paths
 
+    def _translate_labels(self, values: pd.Series, path: Path) -> pd.Series:
+        """Translate a column of labels, or of lists of labels joined by "|"."""
+        fix = "normal_values and abnormal_values"
+        known = {}
+        for cell in values.unique():
+            if _word(cell) in self.labels or "|" not in cell:
+                continue
+            found = {self.labels.get(_word(part), "") for part in cell.split("|") if part.strip()}
+            if found == set(LABELS):
+                msg = f"{path}: the label {cell[:80]!r} is normal and abnormal at once; use {fix}"
+                raise TableError(msg)
+            if len(found) == 1 and "" not in found:
+                known[_word(cell)] = found.pop()
+        return self._translate(values, self.labels | known, path, fix)
+
+    def _findings(self, values: pd.Series) -> pd.Series:
+        """Findings of each row joined by "|", without those that say that there is none."""
+        cells = values.mask(is_missing(values), "")
+        kept = {
+            cell: "|".join(part.strip() for part in cell.split("|") if self.labels.get(_word(part)) != NORMAL)
+            for cell in cells.unique()
+        }
+        return cells.map(kept)
+
     def _translate(self, values: pd.Series, words: dict[str, str], path: Path, fix: str) -> pd.Series:
         """Translate a column of words, and refuse those that are not known."""
-        translated = values.str.strip().str.lower().map(words)
+        translated = values.map(_word).map(words)
         unknown = values[translated.isna()]
         if len(unknown):
             shown = [word[:40] for word in unknown.unique()[:5]]
@@ -178,15 +235,11 @@ class RadiographTable(TableDataModule):
     def _load_folders(self) -> pd.DataFrame:
         """List the folders: the names on the way to an image are its label and split."""
         scan = scan_images(self.root)
-        masks: dict[str, str] = {}
+        masks = None if self.mask_dir is None else MaskFolder(self.root, self.mask_dir)
         rows = []
         unlabelled: Counter[str] = Counter()
-        prefix = f"{self.mask_dir.strip('/')}/" if self.mask_dir else None
-        for image in scan.images:
-            if prefix is not None and image.startswith(prefix):
-                masks[_stem(image[len(prefix) :])] = image
-                continue
-            folders = [part.lower() for part in image.split("/")[:-1]]
+        for image in scan.images if masks is None else masks.without(scan):
+            folders = [_word(part) for part in image.split("/")[:-1]]
             labels = {self.labels[part] for part in folders if part in self.labels}
             splits = {_SPLITS[part] for part in folders if part in _SPLITS}
             if len(labels) > 1 or len(splits) > 1:
@@ -219,15 +272,19 @@ class RadiographTable(TableDataModule):
             first = table["image_path"][table["split"] == ""].iloc[0]
             msg = f"RadiographTable: {self.root / first} lies in no folder of a split while others do"
             raise TableError(msg)
-        stems = [_stem(image) for image in table["image_path"]]
-        strangers = sorted(set(masks) - set(stems))
-        if strangers:
-            logger.warning("RadiographTable: %d masks are of no image: %s", len(strangers), name_first(strangers))
-        table["mask_path"] = [masks.get(stem, "") for stem in stems]
+        refuse_masks(self.root, dict(zip(table["image_path"], table["label"], strict=True)), {*self.labels, *_SPLITS})
+        table["mask_path"] = "" if masks is None else masks.find(list(table["image_path"]))
         return table.assign(patient_id="", findings="")
 
 
-def _stem(path: str) -> str:
-    """Path without its suffix."""
-    folder, _, name = path.rpartition("/")
-    return f"{folder}/{name.rpartition('.')[0]}"
+def _words(values: Iterable[Word] | Word) -> list[str]:
+    """Values, or one of them, as they are compared."""
+    several = values if isinstance(values, Iterable) and not isinstance(values, str) else [values]
+    return [_word(value) for value in several]
+
+
+def _word(value: object) -> str:
+    """Value without regard to case, blanks around it, and a fraction of zero: 0, "0" and "0.0" are one."""
+    text = str(value).strip().lower()
+    whole = _WHOLE.fullmatch(text)
+    return whole[1] if whole else text

@@ -30,7 +30,12 @@ def order_patients(patient_ids: Iterable[str], seed: int) -> list[str]:
         Each patient once, in an order that only ids and seed decide.
     """
     distinct = {str(patient) for patient in patient_ids}
-    return sorted(distinct, key=lambda patient: (blake2b(f"{seed}:{patient}".encode()).digest(), patient))
+
+    def key(patient: str) -> tuple[bytes, str]:
+        # Where the image is its own patient, its name may be no UTF-8.
+        return blake2b(f"{seed}:{patient}".encode("utf-8", "surrogatepass")).digest(), patient
+
+    return sorted(distinct, key=key)
 
 
 def draw_patients(table: DataFrame, counts: Mapping[str, int], seed: int) -> set[str]:

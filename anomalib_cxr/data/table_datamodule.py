@@ -14,16 +14,15 @@ from anomalib_cxr.cores import available_cores
 from anomalib_cxr.data.base import RadiographDataModule, check_samples
 from anomalib_cxr.data.duplicates import find_duplicates
 from anomalib_cxr.data.failing import find_failing
-from anomalib_cxr.data.files import find_missing
+from anomalib_cxr.data.files import find_missing, name_first
 from anomalib_cxr.data.manifest import apply_manifest, check_settings, read_manifest, write_manifest
 from anomalib_cxr.data.masks import OnMaskConflict, check_masks
 from anomalib_cxr.data.selection import Selection
 from anomalib_cxr.data.splits import ABNORMAL, LABELS, NORMAL, split_by_fold, split_by_patient, take_fraction
-from anomalib_cxr.data.tables import TableError
+from anomalib_cxr.data.tables import TableError, unify_ids
 
 logger = logging.getLogger(__name__)
 
-_NAMED = 10
 _NEEDED = (("train", NORMAL), ("val", NORMAL), ("val", ABNORMAL), ("test", NORMAL), ("test", ABNORMAL))
 
 
@@ -161,6 +160,7 @@ class TableDataModule(RadiographDataModule):
             raise FileNotFoundError(msg)
         self.skipped, self._gone = {}, set()
         table = self.load_table().reset_index(drop=True)
+        table["patient_id"] = unify_ids(table["patient_id"], self.name)
         if self.fold is not None:
             table = table.drop(columns="split", errors="ignore")
         selection = Selection(table, self.name)
@@ -286,12 +286,6 @@ class TableDataModule(RadiographDataModule):
                 len(groups),
                 " = ".join(groups[0]),
             )
-
-
-def name_first(paths: Iterable[str]) -> str:
-    """Name the first ten of many paths, in their order as text."""
-    named = sorted(paths)
-    return ", ".join(named[:_NAMED]) + (", ..." if len(named) > _NAMED else "")
 
 
 def find_table(root: Path, names: Iterable[str], name: str) -> Path:

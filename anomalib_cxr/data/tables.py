@@ -9,7 +9,8 @@ import logging
 import math
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,18 @@ MAX_DEPTH = 32
 """Most bits that a pixel of any readable file has."""
 
 _DELIMITERS = (",", ";", "\t", "|")
+_LONGEST_LINE = 1_000_000
+_SEPARATOR = re.compile(r'"?sep=(.)"?(?:\1|[,;\t])*', re.IGNORECASE | re.DOTALL)
+_UTF8 = "utf-8-sig"
+_MARKS = {
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
+_MULTIBYTE = re.compile("[^\x00-\x7f\udc80-\udcff]")
 _MISSING = frozenset({"", "nan", "none", "na", "n/a", "null"})
+_WHOLE = re.compile(r"0*(\d+)(?:\.0*)?")
 _ITEM = re.compile(r"""\s*(?:'([^'\\]*)'|"([^"\\]*)")\s*(,|$)""")
 
 
@@ -32,8 +44,10 @@ class TableError(ValueError):
 def read_table(path: str | Path, required: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
     """Read columns of a CSV file, plain or gzipped.
 
-    The delimiter is the one of comma, semicolon, tab and bar that makes the header hold the required columns. A byte
-    order mark is passed over.
+    The delimiter is that of a first line such as ``sep=;``, as Excel writes it, else the one of comma, semicolon, tab
+    and bar that makes the header hold the required columns. Line breaks and repeated blanks in a header cell are one
+    blank. The text is UTF-8, or UTF-16 or UTF-32, which a byte order mark or zeros tell; else Windows-1252, which is
+    warned of.
 
     Args:
         path: File, gzipped where its content says so.
@@ -44,19 +58,22 @@ def read_table(path: str | Path, required: Sequence[str], optional: Sequence[str
         Frame of str in the order of ``required`` then ``optional``, one row a record; empty cells are "".
 
     Raises:
-        TableError: If the file is missing, empty, no UTF-8 text or no CSV, lacks required columns or names one twice,
-            or has no row or one of another length than its first line.
+        TableError: If the file is missing, empty, no text or no CSV, lacks required columns or names one twice, or has
+            no row or one of another length than its header.
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            gzipped = file.read(2) == b"\x1f\x8b"
-        opener = gzip.open if gzipped else open
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as text:
-            delimiter, columns = _read_header(path, text.readline(1_000_000), required)
-            wanted = [*required, *(column for column in optional if column in columns and column not in required)]
-            rows = csv.reader(text, delimiter=delimiter, strict=True)
-            cells = _collect(path, rows, len(columns), [columns.index(column) for column in wanted])
+        opener = _opener(path)
+        with opener(path, "rb") as file:
+            encoding = _encoding(file.read(4))
+        try:
+            return _read(path, partial(opener, path, "rt", encoding=encoding, newline=""), required, optional)
+        except UnicodeDecodeError:
+            if encoding != _UTF8 or not _is_single_byte(opener, path):
+                raise
+        table = _read(path, partial(opener, path, "rt", encoding="cp1252", newline=""), required, optional)
+        logger.warning("%s is no UTF-8 and is read as Windows-1252: save it as UTF-8 if letters are wrong", path)
+        return table
     except TableError:
         raise
     except FileNotFoundError as error:
@@ -65,10 +82,82 @@ def read_table(path: str | Path, required: Sequence[str], optional: Sequence[str
     except (ValueError, OSError, EOFError, zlib.error, csv.Error) as error:
         msg = f"{path} cannot be read as a CSV table: {' '.join(str(error).split())}"
         raise TableError(msg) from error
-    if not cells[0]:
-        msg = f"{path} has no row below its first line"
+
+
+def _opener(path: Path) -> Callable[..., Any]:
+    """What opens a file: plainly, or through gzip where its content says so."""
+    with path.open("rb") as file:
+        return gzip.open if file.read(2) == b"\x1f\x8b" else open
+
+
+def _encoding(head: bytes) -> str:
+    """Encoding by the first four bytes of a text."""
+    for mark, encoding in _MARKS.items():
+        if head.startswith(mark):
+            return encoding
+    if len(head) == 4 and 0 in head:  # no mark, and yet two bytes a letter
+        return "utf-16-le" if head[0] else "utf-16-be"
+    return _UTF8
+
+
+def _is_single_byte(opener: Callable[..., Any], path: Path) -> bool:
+    """Whether nothing in a file beyond ASCII is UTF-8: else it is UTF-8 with a broken place."""
+    with opener(path, "rb") as file:
+        return not _MULTIBYTE.search(file.read().decode("utf-8", "surrogateescape"))
+
+
+def _read(path: Path, open_text: Callable[[], Any], required: Sequence[str], optional: Sequence[str]) -> pd.DataFrame:
+    """Read the columns of a text by the first delimiter that makes its header hold them."""
+    with open_text() as text:
+        stated = _SEPARATOR.fullmatch(text.readline(_LONGEST_LINE).rstrip("\r\n"))
+    best: list[str] = []
+    failure: csv.Error | None = None
+    for delimiter in [stated[1]] if stated else _DELIMITERS:
+        with open_text() as text:
+            if stated:
+                text.readline()
+            rows = csv.reader(iter(partial(text.readline, _LONGEST_LINE), ""), delimiter=delimiter, strict=True)
+            try:
+                columns = [_plain_name(column) for column in next(rows, [])]
+            except csv.Error as error:
+                failure = error
+                continue
+            if not any(columns):
+                msg = f"the table {path} is empty, or its first line is"
+                raise TableError(msg)
+            wanted = dict.fromkeys([*required, *(column for column in optional if _plain_name(column) in columns)])
+            places = _find_columns(path, columns, required, wanted)
+            if places is None:
+                best = max(best, columns, key=len)
+                continue
+            if delimiter != ",":
+                logger.info("%s is separated by %r", path.name, delimiter)
+            cells = _collect(path, rows, len(columns), places)
+            if not cells[0]:
+                msg = f"{path} has no row below its first line"
+                raise TableError(msg)
+            return pd.DataFrame({column: pd.Series(cells[i], dtype=str) for i, column in enumerate(wanted)})
+    if failure is not None and not best:
+        raise failure
+    missing = [column for column in required if _plain_name(column) not in best]
+    msg = f"{path} lacks the columns {missing}; its first line has {[column[:40] for column in best[:50]]}"
+    raise TableError(msg)
+
+
+def _find_columns(path: Path, columns: list[str], required: Sequence[str], wanted: Iterable[str]) -> list[int] | None:
+    """Place of each wanted column, or None where a required one is not there."""
+    twice = [column for column in wanted if columns.count(_plain_name(column)) > 1]
+    if twice:
+        msg = f"{path} has the column '{twice[0]}' more than once"
         raise TableError(msg)
-    return pd.DataFrame({column: pd.Series(cells[place], dtype=str) for place, column in enumerate(wanted)})
+    if not {_plain_name(column) for column in required} <= set(columns):
+        return None
+    return [columns.index(_plain_name(column)) for column in wanted]
+
+
+def _plain_name(column: str) -> str:
+    """Name of a column in one line."""
+    return " ".join(column.split())
 
 
 def _collect(path: Path, rows: Iterable[list[str]], length: int, places: list[int]) -> list[list[str]]:
@@ -84,28 +173,6 @@ def _collect(path: Path, rows: Iterable[list[str]], length: int, places: list[in
         for add, place in adders:
             add(row[place])
     return cells
-
-
-def _read_header(path: Path, line: str, required: Sequence[str]) -> tuple[str, list[str]]:
-    """Find the delimiter by the columns that the first line must hold."""
-    if not line.strip():
-        msg = f"the table {path} is empty, or its first line is"
-        raise TableError(msg)
-    best: list[str] = []
-    for delimiter in _DELIMITERS:
-        columns = [column.strip() for column in next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter), [])]
-        twice = [column for column in required if columns.count(column) > 1]
-        if twice:
-            msg = f"{path} has the column '{twice[0]}' more than once"
-            raise TableError(msg)
-        if set(required) <= set(columns):
-            if delimiter != ",":
-                logger.info("%s is separated by %r", path.name, delimiter)
-            return delimiter, columns
-        best = max(best, columns, key=len)
-    missing = [column for column in required if column not in best]
-    msg = f"{path} lacks the columns {missing}; its first line has {[column[:40] for column in best[:50]]}"
-    raise TableError(msg)
 
 
 def is_missing(values: pd.Series) -> pd.Series:
@@ -250,3 +317,28 @@ def refuse_duplicates(ids: pd.Series, path: str | Path) -> None:
     if len(twice):
         msg = f"{path}: {len(twice)} rows repeat an id in column '{ids.name}', the first is {twice.iloc[0]!r}"
         raise TableError(msg)
+
+
+def unify_ids(ids: pd.Series, name: str) -> pd.Series:
+    """Give ids that are one number in several spellings, such as "7", "7.0" and "007", one spelling.
+
+    Spreadsheets turn "007" into 7 and, in a column with empty cells, 7 into 7.0. Ids of one spelling stay as they are.
+
+    Args:
+        ids: Column of ids.
+        name: Data set, for the log.
+
+    Returns:
+        The column, where the number alone stands for those in several spellings.
+    """
+    numbers = {spelling: found[1] for spelling in ids.unique() if (found := _WHOLE.fullmatch(str(spelling)))}
+    spellings: dict[str, list[str]] = {}
+    for spelling, number in numbers.items():
+        spellings.setdefault(number, []).append(spelling)
+    several = {number: found for number, found in spellings.items() if len(found) > 1}
+    if several:
+        first = sorted(next(iter(several.values())))
+        logger.warning(
+            "%s: %d patients are spelt in several ways, such as %s, and are one each", name, len(several), first
+        )
+    return ids.map(lambda spelling: numbers[spelling] if numbers.get(spelling) in several else spelling)

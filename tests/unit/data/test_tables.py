@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 
 from anomalib_cxr.data.files import find_missing, inside, scan_images
 from anomalib_cxr.data.selection import Selection
-from anomalib_cxr.data.tables import TableError, is_missing, parse_labels, parse_numbers, read_table, refuse_duplicates
+from anomalib_cxr.data.tables import (
+    TableError,
+    is_missing,
+    parse_depths,
+    parse_labels,
+    parse_numbers,
+    read_table,
+    refuse_duplicates,
+    stored_depths,
+    unify_ids,
+)
 
 PLAIN = b'name,label,note\na.png,normal,x\nb.png,abnormal,"y, z"\n'
 
@@ -62,7 +72,11 @@ def test_cells_stay_text(tmp_path):
         (b"name,label\n", "has no row below its first line"),
         (b"name,kind\na,b\n", r"lacks the columns \['label'\]; its first line has \['name', 'kind'\]"),
         (b"name,label,name\na,b,c\n", "has the column 'name' more than once"),
-        (b"name,label\na,\xff\xfe\n", "cannot be read as a CSV table"),
+        (b"name,label\na,\x81\n", "cannot be read as a CSV table"),  # neither UTF-8 nor Windows-1252
+        ("name,label\nMüller,".encode() + b"\xfc\n", "cannot be read as a CSV table"),  # UTF-8 with a broken place
+        (b"\xef\xbb\xbfname,label\na,\xff\n", "cannot be read as a CSV table"),
+        (b"name,label,note,note\na,b,c,d\n", "has the column 'note' more than once"),
+        (b"sep=;\nname,label\na,b\n", "lacks the columns"),
         (b'name,label\n"a,b\n', "cannot be read as a CSV table"),
         (gzip.compress(PLAIN, mtime=0)[:-9], "cannot be read as a CSV table"),
         (b"\x1f\x8bnot gzip at all", "cannot be read as a CSV table"),
@@ -74,7 +88,72 @@ def test_cells_stay_text(tmp_path):
 )
 def test_a_broken_table_is_refused(tmp_path, content, message):
     with pytest.raises(TableError, match=message):
-        read_table(write(tmp_path / "t.csv", content), ["name", "label"])
+        read_table(write(tmp_path / "t.csv", content), ["name", "label"], ["note"])
+
+
+UMLAUTS = "name,label,note\nJürgen.png,normal,–\nb.png,abnormal,é\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        UMLAUTS.encode(),
+        *(UMLAUTS.encode(name) for name in ("utf-8-sig", "cp1252", "utf-16", "utf-16-le", "utf-16-be", "utf-32")),
+        b"\xfe\xff" + UMLAUTS.encode("utf-16-be"),
+        gzip.compress(UMLAUTS.encode("utf-16"), mtime=0),
+        gzip.compress(UMLAUTS.encode("cp1252"), mtime=0),
+    ],
+)
+def test_encodings_that_spreadsheets_write(tmp_path, content, caplog):
+    path = write(tmp_path / "t.csv", content)
+    frame = read_table(path, ["name", "label"], ["note"])
+    assert frame["name"].tolist() == ["Jürgen.png", "b.png"]
+    assert frame["note"].tolist() == ["–", "é"]
+    is_windows = content in {UMLAUTS.encode("cp1252"), gzip.compress(UMLAUTS.encode("cp1252"), mtime=0)}
+    assert ("is no UTF-8 and is read as Windows-1252" in caplog.text) == is_windows
+
+
+@pytest.mark.parametrize("first", ["sep=;\n", "SEP=;\r\n", '"sep=;"\n', "sep=;;;\n", "\ufeffsep=;\n"])
+def test_a_first_line_that_states_the_separator(tmp_path, first):
+    content = f"{first}name;label;note\na,b.png;normal;x\n"
+    frame = read_table(write(tmp_path / "t.csv", content.encode()), ["name", "label"], ["note"])
+    assert frame.to_dict("list") == {"name": ["a,b.png"], "label": ["normal"], "note": ["x"]}
+    content = content.replace(";", "\t")
+    assert len(read_table(write(tmp_path / "t.csv", content.encode()), ["name", "label"])) == 1
+    content = f"{first}name;label\n".replace(";", ":") + "a:b\n"  # a separator that is not looked for
+    assert read_table(write(tmp_path / "t.csv", content.encode()), ["name"])["name"].tolist() == ["a"]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_line_breaks_in_header_cells(tmp_path, delimiter):
+    header = delimiter.join(['"Age\n(years)"', '"image\r\npath"', '"Finding\n  Labels"', '"note, or\n""remark"""'])
+    content = f"{header}\n{delimiter.join(['7', 'a.png', 'normal', 'x'])}\n"
+    for names in (["image path", "Finding Labels"], ["image\npath", "Finding\n Labels"]):
+        frame = read_table(write(tmp_path / "t.csv", content.encode()), names, ["Age (years)", 'note, or "remark"'])
+        assert list(frame.columns) == [*names, "Age (years)", 'note, or "remark"']
+        assert frame.to_numpy().tolist() == [["a.png", "normal", "7", "x"]]
+
+
+def test_depths(tmp_path):
+    assert parse_depths(pd.Series(["12", "8.0", "", "nan", "16"], name="bits"), "t.csv").tolist()[:2] == [12, 8]
+    for wrong in ("12.5", "0", "-8", "33", "0.0"):
+        with pytest.raises(TableError, match=rf"'{wrong}' in column 'bits', data row 2, is no bit depth: give a whole"):
+            parse_depths(pd.Series(["8", wrong], name="bits"), "t.csv")
+    assert stored_depths(pd.DataFrame({"bits": [12.0, float("nan"), None, 8]})) == [12, None, None, 8]
+    assert stored_depths(pd.DataFrame({"path": ["a", "b"]})) == [None, None]
+    for wrong in (12.5, 0, -1):
+        with pytest.raises(ValueError, match="bits must be whole numbers"):
+            stored_depths(pd.DataFrame({"bits": [8, wrong]}))
+
+
+def test_ids_in_several_spellings_are_one(caplog):
+    ids = pd.Series(["7", "7.0", "007", "8.0", "09", "P7", "7a", "-7", "", "10", "10."])
+    assert unify_ids(ids, "Drawn").tolist() == ["7", "7", "7", "8.0", "09", "P7", "7a", "-7", "", "10", "10"]
+    assert "Drawn: 2 patients are spelt in several ways, such as ['007', '7', '7.0'], and are one each" in caplog.text
+    caplog.clear()
+    plain = pd.Series(["001", "2.0", "3", "0"])
+    assert unify_ids(plain, "Drawn").equals(plain)
+    assert not caplog.text
 
 
 def test_a_table_that_is_not_there_is_refused(tmp_path):
@@ -192,6 +271,32 @@ def test_what_is_let_through_stays_inside(listed):
     resolved = os.path.normpath(f"/data/set/{result}")
     assert resolved.startswith("/data/set/")
     assert resolved == f"/data/set/{result}"
+
+
+def test_absolute_paths_by_any_name_of_the_root(tmp_path, monkeypatch):
+    root = tmp_path / "data/set"
+    (root / "a").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(root, target_is_directory=True)
+    (tmp_path / "upper").symlink_to(tmp_path / "data", target_is_directory=True)
+    (tmp_path / "data/secret.png").write_bytes(b"x")
+    monkeypatch.chdir(root)
+    names = [root, tmp_path / "link", tmp_path / "upper/set", tmp_path / "data/../data/set", Path("../set"), Path()]
+    for name in names:
+        for other in names:
+            assert inside(name, f"{other.absolute()}/a/b.png") == "a/b.png"
+        assert inside(name, "../set/a/b.png") == "a/b.png"
+        assert inside(name, "a/../b.png") == "b.png"
+        for wrong in (
+            "../secret.png",
+            "../../x.png",
+            f"{tmp_path}/data/secret.png",
+            f"{other.absolute()}/../secret.png",
+        ):
+            with pytest.raises(ValueError, match="root"):
+                inside(name, wrong)
+        for drive in ("C:\\b.png", "C:/b.png", "\\\\host\\b.png"):
+            with pytest.raises(ValueError, match="is outside the root"):
+                inside(name, drive)
 
 
 def test_scan_follows_links_once_and_ignores_strays(tmp_path):
