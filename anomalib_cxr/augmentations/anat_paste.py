@@ -11,6 +11,7 @@ from anomalib_cxr.augmentations.pasting import Pasted, Pasting, Window, blend, m
 from anomalib_cxr.augmentations.patches import PATCH_DRAWS, Patches, PatchReader, draw_sizes, pixel_scale, place_patches
 from anomalib_cxr.augmentations.soft_shapes import SoftShapes, blur_reach
 from anomalib_cxr.checks import check_choice
+from anomalib_cxr.devices import on_device
 
 Surround = Literal["black", "edge"]
 
@@ -190,7 +191,7 @@ def apply_anat_paste(
     bounds = torch.stack([centre_y - down, centre_x - across, centre_y + down, centre_x + across])
 
     patches, centre_y, centre_x, half_height, half_width, ellipse, value, sigma = map_tensors(
-        lambda tensor: tensor.to(device), parameters
+        lambda tensor: on_device(tensor, device), parameters
     )
     value = value.float()[:, None, None]
     # Rows and columns of the image as rows and columns of the patch; beyond the patch its nearest ones are read.

@@ -10,6 +10,7 @@ from anomalib_cxr.augmentations.checks import check_images, check_number, check_
 from anomalib_cxr.augmentations.draws import below, between, uniform_draws
 from anomalib_cxr.augmentations.pasting import Pasted, Pasting, Window, blend, map_tensors
 from anomalib_cxr.augmentations.patches import PATCH_DRAWS, Patches, PatchReader, draw_sizes, pixel_scale, place_patches
+from anomalib_cxr.devices import on_device
 
 
 class CutParameters(NamedTuple):
@@ -254,7 +255,7 @@ def apply_cut_paste(images: Tensor, parameters: CutParameters) -> Pasted:
     bounds = torch.stack([parameters.top, parameters.left, bottom, right])
 
     centre_y, centre_x = (parameters.top + bottom).to(device) / 2, (parameters.left + right).to(device) / 2
-    patches, angle, _, _ = map_tensors(lambda tensor: tensor.to(device), parameters)
+    patches, angle, _, _ = map_tensors(lambda tensor: on_device(tensor, device), parameters)
     top, left, patch_height, patch_width = (field[:, None, None] for field in patches[:4])
     # Pixels as seen from the patch's centre, turned back by the angle.
     down = torch.arange(height, device=device)[:, None] - centre_y[:, None, None]

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from anomalib_cxr.devices import has_float64
+
 
 def uniform_draws(batch: int, count: int, generator: torch.Generator | None) -> Tensor:
     """Draw ``count`` uniform numbers for each image.
@@ -19,10 +21,11 @@ def uniform_draws(batch: int, count: int, generator: torch.Generator | None) -> 
         generator: Source of randomness; ``None`` takes PyTorch's global CPU generator.
 
     Returns:
-        Uniform numbers in [0, 1), float64, shape (batch, count), on the generator's device.
+        Uniform numbers in [0, 1), shape (batch, count), on the generator's device; float64 where that has it.
     """
     device = torch.device("cpu") if generator is None else generator.device
-    return torch.rand(batch, count, generator=generator, device=device, dtype=torch.float64)
+    dtype = torch.float64 if has_float64(device) else torch.float32
+    return torch.rand(batch, count, generator=generator, device=device, dtype=dtype)
 
 
 def between(uniform: Tensor, limits: tuple[float, float]) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from anomalib_cxr.augmentations.checks import check_images, check_number
 from anomalib_cxr.augmentations.draws import between, uniform_draws
+from anomalib_cxr.devices import on_device
 
 
 class Intensity(NamedTuple):
@@ -82,7 +83,8 @@ def jitter_intensity(images: Tensor, amount: float = 0.1, generator: torch.Gener
     """
     check_images(images)
     check_number("amount", amount, high=1)
-    intensity = draw_intensity(uniform_draws(len(images), INTENSITY_DRAWS, generator).to(images.device), amount)
+    uniform = on_device(uniform_draws(len(images), INTENSITY_DRAWS, generator), images.device)
+    intensity = draw_intensity(uniform, amount)
     pixels = images[:, 0].to(torch.promote_types(images.dtype, torch.float32))
     before, contrast, after = brightness_around_contrast(intensity, pixels.dtype)
     pixels = brighten(pixels, before)

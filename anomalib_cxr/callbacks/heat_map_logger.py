@@ -156,7 +156,7 @@ class HeatMapLogger(Callback):
     def _add_scores(self, batch: ImageBatch) -> None:
         if batch.pred_score is None or batch.gt_label is None:
             return
-        self._scores += batch.pred_score.detach().double().cpu().reshape(-1).tolist()
+        self._scores += batch.pred_score.detach().cpu().double().reshape(-1).tolist()
         self._labels += [int(label) for label in batch.gt_label.reshape(-1)]
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -265,7 +265,7 @@ class PredictionsWriter(Callback):
                 f"{'no paths' if batch.image_path is None else 'neither'}."
             )
             raise ValueError(msg)
-        raw = scores.detach().double().cpu().reshape(-1).tolist()
+        raw = scores.detach().cpu().double().reshape(-1).tolist()
         labels = [None] * len(raw) if batch.gt_label is None else [int(label) for label in batch.gt_label.reshape(-1)]
         self._rows.images += [str(path) for path in batch.image_path]
         self._rows.labels += labels
@@ -278,7 +278,9 @@ class PredictionsWriter(Callback):
             return
         number = len(batch.image_path)
         scores = batch.pred_score if self._is_processed else None
-        self._rows.scores += [math.nan] * number if scores is None else scores.detach().double().reshape(-1).tolist()
+        self._rows.scores += (
+            [math.nan] * number if scores is None else scores.detach().cpu().double().reshape(-1).tolist()
+        )
         decisions = batch.pred_label
         self._rows.decisions += (
             [None] * number if decisions is None else [int(value) for value in decisions.reshape(-1)]
@@ -413,6 +415,6 @@ def _post_processed(raw_scores: list[float], pl_module: LightningModule) -> tupl
         processed = processor(InferenceBatch(pred_score=raw))
     decisions = processed.pred_label
     return (
-        processed.pred_score.double().tolist(),
+        processed.pred_score.cpu().double().tolist(),
         [None] * len(raw_scores) if decisions is None else [int(value) for value in decisions],
     )

@@ -49,7 +49,7 @@ class _Checked:
         """
         values = getattr(batch, self.fields[0], None)
         if isinstance(values, torch.Tensor) and values.is_floating_point() and not values.isfinite().all():
-            flat = values.reshape(len(values), -1).sum(dim=1).detach().double().cpu().numpy()
+            flat = values.reshape(len(values), -1).sum(dim=1).detach().cpu().double().numpy()
             check_scores(flat, getattr(batch, "image_path", None), f"values of {self.fields[0]}")
         super().update(batch, *args, **kwargs)  # type: ignore[misc]
 

@@ -99,7 +99,7 @@ class _OfFinding:
             super().update(batch, *args, **kwargs)  # type: ignore[misc]  # which says what is missing
             return
         if batch.pred_score is not None:  # a decision on a NaN is "normal" without a word
-            scores = batch.pred_score.detach().double().cpu().reshape(-1).numpy()
+            scores = batch.pred_score.detach().cpu().double().reshape(-1).numpy()
             check_scores(scores, getattr(batch, "image_path", None), "values of pred_score")
         abnormal = batch.gt_label.bool().reshape(-1)
         key, has = finding_key(self.finding), torch.zeros_like(abnormal)

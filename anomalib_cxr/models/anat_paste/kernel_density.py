@@ -5,6 +5,8 @@ from anomalib.models.components.base import DynamicBufferMixin
 from torch import nn
 from torch.nn import functional as F
 
+from anomalib_cxr.models.components.full_precision import full_precision
+
 
 class GaussianKernelDensity(DynamicBufferMixin, nn.Module):
     """Negative log density of an embedding under a Gaussian kernel on each reference.
@@ -74,7 +76,9 @@ class GaussianKernelDensity(DynamicBufferMixin, nn.Module):
         highest, sums = [], []
         for block in self.references.split(self.block):
             references = block - centre
-            exponents = queries @ references.T - query_norms - references.square().sum(dim=1) / 2
+            with full_precision(queries.device):
+                products = queries @ references.T
+            exponents = products - query_norms - references.square().sum(dim=1) / 2
             exponents = exponents / self.bandwidth**2
             highest.append(exponents.amax(dim=1))
             sums.append(torch.exp(exponents - highest[-1][:, None]).sum(dim=1))

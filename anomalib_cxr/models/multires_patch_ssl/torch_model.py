@@ -6,7 +6,6 @@ self-supervised learning", Sci. Rep. 2023, doi 10.1038/s41598-023-30589-w.
 
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -15,6 +14,7 @@ from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
 from anomalib_cxr.checks import check_choice
+from anomalib_cxr.models.components.full_precision import full_precision
 from anomalib_cxr.models.components.patch_search.local_search import Distance, top_q_mean
 from anomalib_cxr.models.components.patch_search.reference_bank import (
     BankDtype,
@@ -282,7 +282,7 @@ class MultiResPatchSSLModel(nn.Module):
         for i, bank in enumerate(self.reference_banks()):
             bank.fit(features[i], index)
             scores = torch.cat([bank(features[i][part], index[part])[0].flatten() for part in chosen.split(16)])
-            counted = scores[scores.isfinite()].double()
+            counted = scores[scores.isfinite()].cpu().double()  # Apple's devices have no float64
             if len(counted) == 0:
                 msg = f"No training patch of size {self.patch_sizes[i]} has a reference from another image."
                 raise ValueError(msg)
@@ -359,7 +359,7 @@ class MultiResPatchSSLModel(nn.Module):
         Returns:
             One map for each patch size, shape ``(B, S, H, W)``.
         """
-        with _full_precision(features[0]):
+        with full_precision(features[0].device):
             found = [bank(part)[0] for bank, part in zip(self.reference_banks(), features, strict=True)]
             return torch.cat([self.grid(i, image_size).spread(distances) for i, distances in enumerate(found)], dim=1)
 
@@ -402,10 +402,3 @@ def _one_each(name: str, value: object, n: int) -> list:
         msg = f"`{name}` needs one entry for each of the {n} patch sizes, got {len(value)}."
         raise ValueError(msg)
     return list(value)
-
-
-def _full_precision(tensor: Tensor) -> AbstractContextManager:
-    """Switch autocast off: distances would lose their digits. Nothing to do (and nothing to trace) under export."""
-    if torch.compiler.is_exporting():
-        return nullcontext()
-    return torch.autocast(tensor.device.type, enabled=False)

@@ -11,10 +11,11 @@ nearest reference is very near, so the winner's distance is computed again direc
 picked the wrong winner the neighbourhood is searched again by direct differences. That second search costs more than
 ten times the first where every query needs it, as when all references nearly coincide; on features of real
 radiographs it is needed for 0 to 20 % of the cells, most in flat regions of shallow layers. An exported graph does
-without it: a winner may then be off by rounding, about 1e-3 of the query's distance from the references' mean.
+without it: a winner may then be a reference that is farther, by no more than :meth:`LocalSearch.rounding` in squared
+distance: up to a quarter of a distance that is a thousandth of the query's from the references' mean.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from anomalib.models.components.base import DynamicBufferMixin
@@ -22,6 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anomalib_cxr.checks import check_choice
+from anomalib_cxr.devices import has_float64, widen
+from anomalib_cxr.models.components.full_precision import from_parts, full_precision, in_parts
 from anomalib_cxr.models.components.patch_search.whitening import whitening_matrix
 
 Distance = Literal["euclidean", "manhattan", "cosine", "mahalanobis", "whitened_cosine"]
@@ -46,15 +49,16 @@ class LocalSearch(DynamicBufferMixin, nn.Module):
             all references shrunk after Ledoit and Wolf, which makes it invertible; ``"whitened_cosine"`` (ours), the
             cosine after that whitening: directions in which all references vary do not drown the others, and the
             length, in which exposure shows, does not count. Defaults to ``"euclidean"``.
-        dtype: Type in which references are stored. Half precision is widened chunk by chunk and computed in float32.
-            Defaults to ``torch.float32``.
+        dtype: Type in which references are stored. Half precision is widened chunk by chunk and computed in float32;
+            references that it cannot hold are refused. Defaults to ``torch.float32``.
         max_elements: Bound on the scores (query, reference) held at once, in elements. Peak memory of a search is a
             few times this, plus a small multiple of the queries; never queries × references. Defaults to ``2**21``
             (8 MB at float32). While exporting, 2**24 for each image of the batch; Manhattan, which has no matrix
             product and materialises differences there, counts D elements for each score.
 
     Attributes:
-        references: References as given, or whitened, shape ``(rows, cols, M, D)``.
+        references: References as given, or whitened, shape ``(rows, cols, M, D)``; for the two cosines each divided by
+            the power of two that brings its largest entry to 1 … 2, so that no length is too small or large for a type.
         image_index: Training image of each reference, shape ``(rows, cols, M)``.
 
     Raises:
@@ -72,8 +76,8 @@ class LocalSearch(DynamicBufferMixin, nn.Module):
     references: Tensor
     image_index: Tensor
     half_norms: Tensor
-    centre: Tensor
-    whitening: Tensor
+    centre_parts: Tensor
+    whitening_parts: Tensor
 
     def __init__(
         self,
@@ -99,8 +103,26 @@ class LocalSearch(DynamicBufferMixin, nn.Module):
         self.register_buffer("references", torch.empty(0, 0, 0, 0, dtype=dtype))
         self.register_buffer("image_index", torch.empty(0, 0, 0, dtype=torch.long))
         self.register_buffer("half_norms", torch.empty(0, 0, 0, dtype=self.compute_dtype))
-        self.register_buffer("centre", torch.empty(0, dtype=torch.float64))
-        self.register_buffer("whitening", torch.empty(0, 0, dtype=torch.float64))
+        # In float64, which not every device can hold.
+        self.register_buffer("centre_parts", torch.empty(3, 0))
+        self.register_buffer("whitening_parts", torch.empty(3, 0, 0))
+
+    @property
+    def centre(self) -> Tensor:
+        """Mean of the references, (D,), empty for ``"manhattan"``; float64 where the device has it."""
+        return from_parts(self.centre_parts)
+
+    @property
+    def whitening(self) -> Tensor:
+        """Whitening, (D, D), empty without one; float64 where the device has it."""
+        return from_parts(self.whitening_parts)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        # Version 0.1 kept both in float64.
+        for name in ("centre", "whitening"):
+            if (values := state_dict.pop(prefix + name, None)) is not None:
+                state_dict[f"{prefix}{name}_parts"] = in_parts(values)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def is_fitted(self) -> bool:
@@ -143,12 +165,16 @@ class LocalSearch(DynamicBufferMixin, nn.Module):
         if not all(part.isfinite().all() for part in parts):
             msg = "The reference features hold NaN or infinite values: the encoder has diverged or its input is broken."
             raise ValueError(msg)
+        precise = features if has_float64(features.device) else features.cpu()
         if self.distance in _WHITENED:
-            self.centre, self.whitening = whitening_matrix(features)
+            centre, whitening = whitening_matrix(precise)
+            self.centre_parts = in_parts(centre).to(features.device)
+            self.whitening_parts = in_parts(whitening).to(features.device)
         elif self.distance != "manhattan":
             # Distances do not change when the origin moves, but products of short vectors lose fewer digits.
-            sums = [self._directions(part.double()).flatten(0, -2).sum(0) for part in parts]
-            self.centre = torch.stack(sums).sum(0) / (features.numel() // features.shape[-1])
+            vectors = (self._directions(_in_range(part.double())) for part in precise.split(256))
+            sums = torch.stack([part.flatten(0, -2).sum(0) for part in vectors])
+            self.centre_parts = in_parts(sums.sum(0) / (features.numel() // features.shape[-1])).to(features.device)
 
     def set_references(self, features: Tensor, image_index: Tensor) -> None:
         """Store references, after :meth:`fit_metric`.
@@ -156,13 +182,27 @@ class LocalSearch(DynamicBufferMixin, nn.Module):
         Args:
             features: The same number M of references for each cell, shape ``(rows, cols, M, D)``.
             image_index: Training image of each, shape ``(rows, cols, M)``.
+
+        Raises:
+            ValueError: If half precision cannot hold the features.
         """
         rows, cols, m, dim = features.shape
+        largest = lost = 0.0
         references = torch.empty(rows, cols, m, dim, dtype=self.references.dtype, device=features.device)
         half_norms = torch.empty(rows, cols, m, dtype=self.compute_dtype, device=features.device)
         for row in range(rows):
-            references[row] = self.to_bank_space(features[row])
+            exact = self.to_bank_space(features[row])
+            references[row] = exact
+            if references.dtype == torch.float16:
+                largest = max(largest, float(exact.abs().amax()))
+                lost = max(lost, float((references[row].to(exact.dtype) - exact).abs().amax()))
             half_norms[row] = self.to_product_space(references[row]).square().sum(-1) / 2
+        if lost > 1e-3 * largest:  # rounding to 11 bits loses half of it at most
+            msg = (
+                f"float16 cannot hold references whose largest entry is {largest:.3g}: it ends at 65504, and loses "
+                "digits below 6e-5; store them in float32 (bank_dtype) or scale the features."
+            )
+            raise ValueError(msg)
         self.references, self.half_norms = references, half_norms
         self.image_index = image_index.to(torch.long).contiguous()
 
@@ -177,7 +217,9 @@ class LocalSearch(DynamicBufferMixin, nn.Module):
         """
         if self.distance in _WHITENED:
             # In float64: what is rounded here is lost to the difference of two near neighbours.
-            features = (features.double() - self.centre) @ self.whitening
+            features = (widen(features) - self.centre) @ self.whitening
+        if self.distance in _ANGULAR:
+            features = _in_range(features)
         return features.to(self.compute_dtype)
 
     def _directions(self, features: Tensor) -> Tensor:
@@ -232,7 +274,7 @@ class LocalSearch(DynamicBufferMixin, nn.Module):
             raise ValueError(msg)
         if torch.compiler.is_exporting():
             return self._search(queries, exclude)
-        with torch.autocast(queries.device.type, enabled=False):
+        with full_precision(queries.device):
             # Keeps a chunk at 64 references or more, whatever the batch.
             step = max(1, self.max_elements // (64 * self._window_cells()))
             parts = [
@@ -327,31 +369,44 @@ class LocalSearch(DynamicBufferMixin, nn.Module):
         nearest = self.references.flatten(0, 2)[winner].to(x.dtype)
         if self.distance in _ANGULAR:
             # In float64: unit vectors rounded to float32 are too coarse for the difference of near neighbours.
-            return (self._directions(x.double()) - self._directions(nearest.double())).square().sum(-1).to(x.dtype) / 2
+            return (self._directions(widen(x)) - self._directions(widen(nearest))).square().sum(-1).to(x.dtype) / 2
         return (x - nearest).square().sum(-1).sqrt()
 
     def _doubtful(self, x: Tensor, distance: Tensor) -> Tensor:
         """Where rounding of the products may have hidden a reference nearer by more than the tolerance."""
         squared = 2 * distance if self.distance in _ANGULAR else distance.square()
-        # A product of D terms is off by about eps·sqrt(D)·|x||y|; a reference nearer than this one has
-        # |y| <= |x| + distance. Three times, for two rounded scores and their half norms. Distance 0 cannot be beaten.
+        # Distance 0 cannot be beaten.
+        return (squared > 0) & (self.rounding(x, squared) > _TOLERANCE[x.dtype] * squared)
+
+    def rounding(self, x: Tensor, squared: Tensor) -> Tensor:
+        """How much nearer, by rounding of the products, another reference may be than the winner.
+
+        A product of D terms is off by about eps·√D·|x||y|, and a reference nearer than the winner has
+        |y| ≤ |x| + its distance. Three times that, for two rounded scores and their half norms.
+
+        Args:
+            x: Queries in the bank's space, ``(..., D)``.
+            squared: Squared Euclidean distance of the winner in the space of the products, ``(...)``.
+
+        Returns:
+            Squared distance of the same shape.
+        """
         norm = torch.linalg.vector_norm(self.to_product_space(x), dim=-1)
-        error = 3 * torch.finfo(x.dtype).eps * x.shape[-1] ** 0.5 * norm * (norm + squared.sqrt())
-        return (squared > 0) & (error > _TOLERANCE[x.dtype] * squared)
+        return 3 * torch.finfo(x.dtype).eps * x.shape[-1] ** 0.5 * norm * (norm + squared.sqrt())
 
     def _nearest_direct(self, x: Tensor, doubtful: Tensor, winner: Tensor, exclude: Tensor | None) -> Tensor:
-        """Search the doubtful queries again, by float64 differences instead of products."""
+        """Search the doubtful queries again, by differences instead of products, float64 where the device has it."""
         rows, cols, m, _ = self.references.shape
         cell, image = doubtful.nonzero(as_tuple=True)
-        queries = self._directions(x[cell, image].double())
-        best = torch.full((len(cell),), float("inf"), dtype=torch.float64, device=x.device)
+        queries = self._directions(widen(x[cell, image]))
+        best = torch.full((len(cell),), float("inf"), dtype=queries.dtype, device=x.device)
         place = winner[cell, image]
         reach = max(rows, cols) if self.patch_distance is None else self.patch_distance
         step = max(1, self.max_elements // m)
         for reference_cell in range(rows * cols):
             row, col = divmod(reference_cell, cols)
             near = ((cell // cols - row).abs() <= reach) & ((cell % cols - col).abs() <= reach)
-            references = self._directions(self.references[row, col].double())
+            references = self._directions(widen(self.references[row, col]))
             for chosen in near.nonzero().squeeze(1).split(step):
                 found = torch.cdist(queries[chosen], references, compute_mode="donot_use_mm_for_euclid_dist")
                 if exclude is not None:
@@ -403,6 +458,12 @@ class LocalSearch(DynamicBufferMixin, nn.Module):
         valid = ((near_row - row[:, None]).abs() <= reach) & ((near_col - col[:, None]).abs() <= reach)
         table = windows * row_size * col_size + row_place * col_size + col_place
         return windows, torch.where(valid, table, 0), valid
+
+
+def _in_range(vectors: Tensor) -> Tensor:
+    """Bring the largest entry of each to 1 … 2 by a power of two, which rounds nothing; zero vectors stay."""
+    largest = vectors.abs().amax(-1, keepdim=True)
+    return vectors / torch.exp2(torch.floor(torch.log2(torch.where(largest > 0, largest, 1.0))))
 
 
 def _window_starts(length: int, reach: int) -> tuple[Tensor, int]:

@@ -8,6 +8,8 @@ from anomalib.models.components.base import DynamicBufferMixin
 from torch import Tensor, nn
 
 from anomalib_cxr.checks import check_choice
+from anomalib_cxr.devices import has_float64
+from anomalib_cxr.models.components.full_precision import full_precision
 from anomalib_cxr.models.components.patch_search.local_search import Distance, LocalSearch
 from anomalib_cxr.models.components.patch_search.whitening import mean_and_covariance
 
@@ -86,7 +88,8 @@ class ReferenceBank(DynamicBufferMixin, nn.Module):
             )
             raise ValueError(msg)
         if self.feature_dim is not None:
-            self.components = self._principal_axes(features).to(self.components.dtype)
+            precise = features if has_float64(features.device) else features.cpu()
+            self.components = self._principal_axes(precise).to(self.components.dtype).to(features.device)
             features = torch.cat([self.shorten(part) for part in features.split(256)])
         n, rows, cols, _ = features.shape
         images = torch.arange(n) if image_index is None else image_index
@@ -123,7 +126,8 @@ class ReferenceBank(DynamicBufferMixin, nn.Module):
         """
         if self.feature_dim is None or self.components.numel() == 0:
             return features
-        return features.to(self.components.dtype) @ self.components
+        with full_precision(features.device):
+            return features.to(self.components.dtype) @ self.components
 
     def _principal_axes(self, features: Tensor) -> Tensor:
         """Leading eigenvectors, shape (D, feature_dim), by falling eigenvalue."""

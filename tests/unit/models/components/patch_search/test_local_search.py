@@ -257,6 +257,53 @@ def test_half_precision_references_halve_memory_and_hardly_move_distances():
     torch.testing.assert_close(half(queries)[0], full(queries)[0], rtol=2e-3, atol=0)
 
 
+@pytest.mark.parametrize("name", ["euclidean", "manhattan"])
+@pytest.mark.parametrize("scale", [1e5, 1e4, 1e-4, 1e-6])
+def test_half_precision_holds_references_or_refuses_them(name, scale):
+    """Half precision ends at 65504 and 6e-8: all that is taken has right distances."""
+    bank, queries = scale * draw((20, 3, 3, 16), torch.float32), scale * draw((4, 3, 3, 16), torch.float32, 1)
+    half = LocalSearch(1, name, torch.float16)
+    if scale in (1e5, 1e-6):
+        with pytest.raises(
+            ValueError, match=r"float16 cannot hold references whose largest entry is .* \(bank_dtype\)"
+        ):
+            half.fit(bank)
+        return
+    half.fit(bank)
+    np.testing.assert_allclose(half(queries)[0].numpy(), loop(bank, queries, 1, name), rtol=3e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("scale", [1e-38, 1e-30, 1e-11, 1e-6, 1e6, 1e30])
+def test_cosine_does_not_depend_on_length(scale, dtype):
+    bank, queries = draw((20, 3, 3, 16), torch.float32), draw((4, 3, 3, 16), torch.float32, 1)
+    search, scaled = LocalSearch(1, "cosine", dtype), LocalSearch(1, "cosine", dtype)
+    search.fit(bank)
+    scaled.fit(bank * scale)
+    expected = loop(bank * scale, queries * scale, 1, "cosine")
+    rtol = 1e-4 if dtype == torch.float32 else 3e-3
+    rtol = max(rtol, 1e-2 if scale == 1e-38 else 0)  # what float32 itself holds there has some digits less
+    np.testing.assert_allclose(scaled(queries * scale)[0].numpy(), expected, rtol=rtol)
+    np.testing.assert_allclose(search(queries)[0].numpy(), expected, rtol=rtol)
+
+
+@pytest.mark.parametrize("name", ["euclidean", "cosine", "whitened_cosine", "mahalanobis"])
+@pytest.mark.parametrize("noise", [1e-3, 1e-4, 1e-5])
+def test_an_exported_search_of_crowded_references_is_off_by_rounding_at_most(name, noise, monkeypatch):
+    bank = 10 + noise * draw((40, 2, 2, 16), torch.float32, 1, 0)
+    bank[0] = draw((2, 2, 16), torch.float32, 2, 0)
+    queries = 10 + noise * draw((8, 2, 2, 16), torch.float32, 3, 0)
+    search = LocalSearch(0, name)
+    search.fit(bank)
+    exact = search(queries)[0].double()
+    monkeypatch.setattr("torch.compiler.is_exporting", lambda: True)  # as in the graph: no second search
+    exported = search(queries)[0].double()
+    x = search.to_bank_space(queries)
+    squared, nearest = (2 * d if name.endswith("cosine") else d.square() for d in (exported, exact))
+    assert (squared >= nearest * (1 - 1e-5)).all()
+    assert (squared <= nearest * (1 + 1e-5) + search.rounding(x, squared.float()).double()).all()
+
+
 def test_autocast_does_not_touch_the_search():
     search = LocalSearch(1)
     search.fit(torch.rand(9, 3, 3, 16))
