@@ -95,7 +95,8 @@ def ablate(
         datamodule: Its training images fill the banks; validation and test images are scored.
         settings: Tables of values to try for some of :data:`OPTIONS`; the values of one table are crossed. What a table
             leaves out is as in the checkpoint, and empty in the result.
-        weights: Weights of the sizes to fuse by; None takes the model's own. Each size alone is always listed.
+        weights: Weights of the sizes to fuse by; None takes the model's own. Each size alone is always listed,
+            and so once where there is but one.
 
     Returns:
         A row for each setting and fusion: the setting, ``fusion``, ``val_AUROC``, ``test_AUROC``, ``bank_MiB``,
@@ -115,6 +116,8 @@ def ablate(
         if len(chosen) != len(sizes):
             msg = f"weights {list(chosen)} need {len(sizes)} entries, one for each of the patch sizes {list(sizes)}."
             raise ValueError(msg)
+        if sum(weight != 0 for weight in chosen) == 1:
+            continue  # one size alone, which is listed already
         fusions["fused " + " ".join(f"{weight:g}" for weight in chosen)] = list(chosen)
     datamodule.prepare_data()
     datamodule.setup()

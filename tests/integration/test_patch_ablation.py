@@ -43,6 +43,12 @@ def test_each_row_is_the_auroc_of_a_model_built_so(tmp_path: Path) -> None:
         assert row.test_AUROC == pytest.approx(expected, abs=0.02), row  # images are resized by another road here
 
 
+def test_one_size_has_one_row_a_setting(tmp_path: Path) -> None:
+    one = SMALL | {"patch_sizes": (8,)}
+    table = ablate(MultiResPatchSSL(**one), TinyRadiographs(tmp_path / "tiny"), [{"patch_distance": [0, 1]}])
+    assert table[["patch_distance", "fusion"]].to_numpy().tolist() == [[0, "8 px"], [1, "8 px"]]
+
+
 def test_half_precision_halves_the_features_of_the_bank(tmp_path: Path) -> None:
     model = MultiResPatchSSL(**SMALL).eval()
     table = ablate(model, TinyRadiographs(tmp_path / "tiny"), [{"bank_dtype": ["float32", "float16"]}])
