@@ -5,13 +5,14 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
 import yaml
 
 from anomalib_cxr.callbacks.run_record import RunRecordError, read_record
+from anomalib_cxr.folders import without_folders
 from anomalib_cxr.metrics.predictions import PredictionsError, check_apart, read_predictions
 from anomalib_cxr.run_folder import (
     CONFIG,
@@ -153,12 +154,15 @@ def find_runs(results: Sequence[str | Path]) -> tuple[list[FinishedRun], dict[st
     runs, broken = [], {}
     taken: set[str] = set()
     for folder, name in places.items():
-        unique = name if name not in taken else str(folder)
+        unique, count = name, len(PurePosixPath(name).parts)
+        while unique in taken:
+            count += 1
+            unique = "/".join(folder.parts[-count:])
         taken.add(unique)
         try:
             runs.append(_read(unique, folder))
         except PredictionsError as error:
-            broken[unique] = str(error)
+            broken[unique] = without_folders(str(error))
     return runs, broken
 
 
@@ -173,12 +177,12 @@ def _read(name: str, folder: Path) -> FinishedRun:
         try:
             check_apart(validation, test)
         except PredictionsError as error:
-            validation, problem = None, str(error).removesuffix(".")
+            validation, problem = None, without_folders(str(error)).removesuffix(".")
     is_last = folder.name == LAST_FOLDER and (folder.parent / PREDICTIONS).is_file()
     record, record_problem = {}, ""
     try:
         record = read_record(folder / RECORD)
     except RunRecordError as error:
-        record_problem = str(error)
+        record_problem = without_folders(str(error))
     home = folder.parent if is_last else folder
     return FinishedRun(name, folder, test, validation, problem, home, record, record_problem)
