@@ -1,4 +1,4 @@
-"""Checkpoint files: read without running what is in them, and written whole or not at all."""
+"""Checkpoint files: read without running what is in them, and free of absolute paths."""
 
 import os
 import re
@@ -13,6 +13,10 @@ T = TypeVar("T")
 
 # "… unsupported GLOBAL posix.system whose …", "Unsupported global: GLOBAL builtins.eval was …"
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+
+_HERE = "<checkpoint's folder>"
+# From weights/lightning of one version to the other versions it is three steps up.
+_TOO_FAR = "../../../../"
 
 
 class CheckpointError(ValueError):
@@ -66,6 +70,52 @@ def in_one_sentence(path: str | os.PathLike[str], load: Callable[[], T]) -> T:
     except Exception as error:  # noqa: BLE001  # a broken pickle raises anything
         msg = f"{os.fspath(path)} is no checkpoint of an Anomalib model that holds plain data and weights: "
         raise CheckpointError(msg + _reason(str(error))) from None
+
+
+def without_own_folder(state: Any, folder: Path) -> Any:
+    """Say paths near a checkpoint from its folder, so that it neither names other folders nor depends on them.
+
+    Args:
+        state: Plain data of a checkpoint.
+        folder: Absolute path of the checkpoint's folder.
+
+    Returns:
+        The same, with texts that are absolute paths in the folder of runs rewritten as ``<checkpoint's folder>/…``.
+    """
+
+    def rewritten(text: str) -> str:
+        if not Path(text).is_absolute() or "\n" in text:
+            return text
+        steps = Path(os.path.relpath(text, folder)).as_posix()
+        return text if steps.startswith(_TOO_FAR) else f"{_HERE}/{steps}"
+
+    return _with_texts(state, rewritten)
+
+
+def with_own_folder(state: Any, folder: Path) -> Any:
+    """Take back what :func:`without_own_folder` did.
+
+    Args:
+        state: Plain data of a checkpoint.
+        folder: Absolute path of the checkpoint's folder, which may have been moved since.
+
+    Returns:
+        The same, with absolute paths.
+    """
+
+    def rewritten(text: str) -> str:
+        return os.path.normpath(folder / text[len(_HERE) + 1 :]) if text.startswith(f"{_HERE}/") else text
+
+    return _with_texts(state, rewritten)
+
+
+def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """Plain data with its texts changed; whatever is of another type stays the very same."""
+    if type(value) is dict:
+        return {_with_texts(key, change): _with_texts(item, change) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_with_texts(item, change) for item in value)
+    return change(value) if type(value) is str else value
 
 
 def _reason(said: str) -> str:

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from enum import Enum
-from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePath
 from typing import Any
 
 import anomalib
@@ -22,14 +22,13 @@ from lightning.pytorch import LightningModule, Trainer
 from anomalib_cxr import __version__
 from anomalib_cxr.callbacks.pictures import evaluated_datasets, images_root
 from anomalib_cxr.files import write_text
+from anomalib_cxr.folders import without_folders
 
 TRAINING_KEY = "anomalib_cxr_training"
 """Where a checkpoint keeps :func:`describe_training`."""
 
 _LONGEST, _MOST, _DEEPEST = 300, 50, 6
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-# Folders of an absolute path inside a longer text; not those of a web address.
-_FOLDERS = re.compile(r"(?<![\w./\\])(?:[A-Za-z]:[\\/]+|~?/)(?:[^\s'\"\\/,;()]+[\\/]+)+")
 
 
 class RunRecordError(ValueError):
@@ -145,7 +144,7 @@ def plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else repr(float(value))
     if isinstance(value, str | PurePath):
-        return _without_folders(str(value))
+        return _short(str(value))
     if isinstance(value, Namespace):
         value = value.as_dict()
     if depth < _DEEPEST and isinstance(value, Mapping):
@@ -163,7 +162,7 @@ def plain(value: Any, depth: int = 0) -> Any:
         text = repr(value)
     except Exception:  # noqa: BLE001  # a broken repr is no reason to lose the run
         text = f"<{type(value).__name__}>"
-    return _without_folders(_ADDRESS.sub("", text))
+    return _short(_ADDRESS.sub("", text))
 
 
 def _plain_item(name: str, value: Any, depth: int) -> Any:
@@ -173,12 +172,8 @@ def _plain_item(name: str, value: Any, depth: int) -> Any:
     return plain(value, depth)
 
 
-def _without_folders(text: str) -> str:
-    for kind in (PurePosixPath, PureWindowsPath):
-        path = kind(text)
-        if path.is_absolute() and "\n" not in text:
-            return f"…/{path.name}"
-    return textwrap.shorten(_FOLDERS.sub("…/", text), _LONGEST, placeholder=" …")
+def _short(text: str) -> str:
+    return textwrap.shorten(without_folders(text), _LONGEST, placeholder=" …")
 
 
 def _below(path: Path, root: Path) -> str:

@@ -1,4 +1,4 @@
-"""Anomalib's reading and writing of checkpoints: never code, always whole, and one sentence where that fails."""
+"""Anomalib's reading and writing of checkpoints: never code, always whole, without absolute paths."""
 
 import functools
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from anomalib_cxr.checkpoint_files import CheckpointError, in_one_sentence
+from anomalib_cxr.checkpoint_files import CheckpointError, in_one_sentence, with_own_folder, without_own_folder
 from anomalib_cxr.files import written_atomically
 from anomalib_cxr.plugin.wrapping import Wrapping
 
@@ -19,7 +19,8 @@ def _wrap_load(stock: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, 
         if weights_only is False:
             return stock(self, path, map_location=map_location, weights_only=False)
         # Lightning gives None, which the environment variable TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD turns into False.
-        return in_one_sentence(path, lambda: stock(self, path, map_location=map_location, weights_only=True))
+        checkpoint = in_one_sentence(path, lambda: stock(self, path, map_location=map_location, weights_only=True))
+        return _with_callbacks(checkpoint, with_own_folder, path)
 
     return load_checkpoint
 
@@ -36,9 +37,16 @@ def _wrap_save(stock: Callable[..., None]) -> Callable[..., None]:
             stock(self, checkpoint, path, storage_options)
             return
         with written_atomically(Path(path), durable=True) as temporary:
-            stock(self, checkpoint, temporary, storage_options)
+            stock(self, _with_callbacks(checkpoint, without_own_folder, path), temporary, storage_options)
 
     return save_checkpoint
+
+
+def _with_callbacks(checkpoint: Any, change: Callable[[Any, Path], Any], path: Any) -> Any:
+    """A checkpoint with the paths that callbacks keep changed; they are those of other checkpoints."""
+    if not isinstance(checkpoint, dict) or "callbacks" not in checkpoint or "://" in str(path):
+        return checkpoint
+    return {**checkpoint, "callbacks": change(checkpoint["callbacks"], Path(path).absolute().parent)}
 
 
 def _wrap_main(stock: Callable[[], None]) -> Callable[[], None]:

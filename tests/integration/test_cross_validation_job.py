@@ -57,6 +57,11 @@ def test_a_job_leaves_predictions_pictures_and_weights_and_goes_on_after_its_tra
         table = read_predictions(place / "predictions.csv")
         expected = sk.roc_auc_score(table["label"] == "abnormal", table["score"])
         assert measured["image_AUROC"] == pytest.approx(expected, abs=1e-6)
+    for path in (*folder.rglob("*.ckpt"), folder / "fitted.json", folder / "run.json"):
+        assert str(tmp_path).encode() not in path.read_bytes(), path.name  # archives of torch are not compressed
+    moved = tmp_path / "moved"
+    folder.rename(moved)
+    folder = moved
     names = [path.relative_to(folder) for path in folder.rglob("predictions*.csv")]
     first = {name: read_predictions(folder / name) for name in names}
     for path in (folder / "done.json", *(folder / name for name in names)):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anomalib_cxr.checkpoint_files import CheckpointError, load_checkpoint
+from anomalib_cxr.folders import without_folders
 from anomalib_cxr.models.components.module import MixedIntoModule
 from anomalib_cxr.models.components.pretrained import weights_come_later
 
@@ -46,6 +47,12 @@ class SelfDescribingMixin(MixedIntoModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the class and the hash of the split."""
         super().on_save_checkpoint(checkpoint)
+        arguments = checkpoint.get("hyper_parameters", {})
+        if arguments.get("weights_path"):  # not read again, see constructor_arguments
+            checkpoint["hyper_parameters"] = {
+                **arguments,
+                "weights_path": without_folders(arguments["weights_path"]),
+            }
         checkpoint[CLASS_PATH_KEY] = f"{type(self).__module__}.{type(self).__qualname__}"
         checkpoint["split_sha256"] = self.split_sha256
 

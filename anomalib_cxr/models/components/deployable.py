@@ -14,6 +14,7 @@ from lightning import __version__ as lightning_version
 from anomalib_cxr import __version__
 from anomalib_cxr.deploy.metadata import EXACT_RESIZE, FORMAT, KEY, OUTPUTS, UNSEALED, describe_weights, seal
 from anomalib_cxr.files import folder_below
+from anomalib_cxr.folders import without_folders
 from anomalib_cxr.models.components.checkpoints import SelfDescribingMixin
 from anomalib_cxr.models.components.exact_resize import AntialiasedResize
 from anomalib_cxr.run_folder import WEIGHTS
@@ -182,7 +183,7 @@ class DeployableMixin(SelfDescribingMixin):
             "package_version": __version__,
             "versions": {"torch": str(torch.__version__), "lightning": lightning_version},
             "model": type(self).__name__,
-            "config": _plain(dict(self.hparams)),
+            "config": without_folders(_plain(dict(self.hparams))),
             "input_size": [int(size[0]), int(size[1])] if size else [],
             "pre_processing": self._pre_processing(),
             "outputs": list(OUTPUTS),

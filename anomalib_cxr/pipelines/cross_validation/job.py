@@ -71,12 +71,14 @@ def run_job(folder: Path) -> None:
         engine.fit(model, datamodule=datamodule, ckpt_path=resumed)
         chosen = getattr(model, "chosen_checkpoint", None) or engine.best_model_path
         # The time before a kill is not known, and the rest alone would look like a small budget.
-        fitted = {"chosen": chosen, "seconds": None if resumed else time.monotonic() - start}
+        kept = os.path.relpath(chosen, folder) if chosen else None
+        fitted = {"chosen": kept, "seconds": None if resumed else time.monotonic() - start}
         write_json(folder / FITTED, fitted)
         metrics = engine.test(model, datamodule=datamodule)
     else:
         logger.info("The training was complete: only the test is run.")
-        metrics = engine.test(model, datamodule=datamodule, ckpt_path=fitted["chosen"])
+        checkpoint = folder / fitted["chosen"] if fitted["chosen"] else None
+        metrics = engine.test(model, datamodule=datamodule, ckpt_path=checkpoint)
     _keep_metrics(folder, metrics)
     last = folder / CHECKPOINTS / LAST_CHECKPOINT
     if isinstance(model, StepTrainingMixin) and last.is_file():

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from anomalib_cxr import __version__
+from anomalib_cxr.folders import without_folders
 from anomalib_cxr.metrics.bootstrap import Interval
 from anomalib_cxr.pipelines.report.evaluation import (
     ALL_PAIRS,
@@ -250,8 +251,8 @@ def _run(anchor: str, one: Evaluation, pictures: Pictures, shown: int) -> list[C
 
 
 def _configuration(run: FinishedRun) -> list[Child]:
-    """The configuration as it was written, or what the run itself says of model and data."""
-    text, title = run.config_text, "Configuration of the run"
+    """The configuration as it was written but for folders, or what the run itself says of model and data."""
+    text, title = without_folders(run.config_text), "Configuration of the run"
     known = {part: run.record[part] for part in ("model", "data") if run.record.get(part)}
     if not text and known:
         text = yaml.safe_dump(known, sort_keys=False, allow_unicode=True)

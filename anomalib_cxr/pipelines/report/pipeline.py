@@ -10,6 +10,7 @@ from anomalib.pipelines.components.base.runner import Runner
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from anomalib_cxr.files import write_bytes
+from anomalib_cxr.folders import without_folders
 from anomalib_cxr.pipelines.report.evaluation import ALL_PAIRS, Bootstrap, Evaluation, evaluate_run, gallery
 from anomalib_cxr.pipelines.report.nearest import nearest_patches
 from anomalib_cxr.pipelines.report.page import Pictures, make_page
@@ -226,7 +227,7 @@ def _nearest(one: Evaluation, count: int, pictures: Pictures) -> list[tuple[str,
     try:
         found = nearest_patches(run, images)
     except Exception as error:  # noqa: BLE001  # whatever an absent checkpoint, data set or class raises
-        pictures.notes.append(f"Nearest normal patches cannot be shown: {error}")
+        pictures.notes.append(f"Nearest normal patches cannot be shown: {without_folders(str(error))}")
         logger.warning("%s: nearest normal patches cannot be shown: %s", one.name, error)
         return []
     return [(image, encode(sheet, 700), text) for image, sheet, text in found]

@@ -12,6 +12,7 @@ import pandas as pd
 import yaml
 
 from anomalib_cxr.callbacks.run_record import RunRecordError, read_record
+from anomalib_cxr.folders import without_folders
 from anomalib_cxr.metrics.predictions import PredictionsError, check_apart, read_predictions
 from anomalib_cxr.run_folder import (
     CONFIG,
@@ -153,7 +154,7 @@ def find_runs(results: Sequence[str | Path]) -> tuple[list[FinishedRun], dict[st
         try:
             runs.append(_read(name, folder))
         except PredictionsError as error:
-            broken[name] = str(error)
+            broken[name] = without_folders(str(error))
     return runs, broken
 
 
@@ -176,12 +177,12 @@ def _read(name: str, folder: Path) -> FinishedRun:
         try:
             check_apart(validation, test)
         except PredictionsError as error:
-            validation, problem = None, str(error).removesuffix(".")
+            validation, problem = None, without_folders(str(error)).removesuffix(".")
     is_last = folder.name == LAST_FOLDER and (folder.parent / PREDICTIONS).is_file()
     record, record_problem = {}, ""
     try:
         record = read_record(folder / RECORD)
     except RunRecordError as error:
-        record_problem = str(error)
+        record_problem = without_folders(str(error))
     home = folder.parent if is_last else folder
     return FinishedRun(name, folder, test, validation, problem, home, record, record_problem)

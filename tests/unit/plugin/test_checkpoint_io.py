@@ -132,3 +132,32 @@ def test_a_kill_while_the_chosen_one_is_published_leaves_whole_ones(
         {} if killed_at == 1 else {"last.ckpt": "last"}
     )
     assert {path.stat().st_size for path in weights.iterdir()} == {9000}
+
+
+def test_a_checkpoint_names_no_folder_and_may_be_moved(tmp_path: Path) -> None:
+    old, new = tmp_path / "old" / "v1" / "weights" / "lightning", tmp_path / "new" / "v1" / "weights" / "lightning"
+    kept = {
+        "best_path": f"{old}/best.ckpt",
+        "dirpath": str(old),
+        "models": {f"{old}/a.ckpt": 0.5},
+        "resumed": [f"{tmp_path}/old/v0/weights/lightning/best.ckpt"],
+        "text": "best.ckpt",
+        "number": 3,
+        "none": None,
+    }
+    AnomalibCheckpointIO().save_checkpoint({"state_dict": {}, "callbacks": {"Choice": kept}}, old / "model.ckpt")
+    assert str(tmp_path).encode() not in (old / "model.ckpt").read_bytes()
+    assert kept["dirpath"] == str(old)  # the trainer's own is not touched
+    read = AnomalibCheckpointIO().load_checkpoint
+    assert read(old / "model.ckpt")["callbacks"]["Choice"] == kept
+    (tmp_path / "old").rename(tmp_path / "new")
+    found = read(new / "model.ckpt")["callbacks"]["Choice"]
+    assert found == {
+        "best_path": f"{new}/best.ckpt",
+        "dirpath": str(new),
+        "models": {f"{new}/a.ckpt": 0.5},
+        "resumed": [f"{tmp_path}/new/v0/weights/lightning/best.ckpt"],
+        "text": "best.ckpt",
+        "number": 3,
+        "none": None,
+    }

@@ -448,3 +448,20 @@ def test_the_command_is_registered() -> None:
     assert SUBCOMMANDS["report"] is Report
     parsed = Report.get_parser().parse_args(["--results", "a", "b", "--gallery", "2"])
     assert [str(path) for path in parsed.results] == ["a", "b"]
+
+
+def test_no_folder_of_the_machine_is_named(tmp_path: Path) -> None:
+    (one, other) = (tmp_path / name / "results" for name in ("first", "second"))
+    for folder in (one, other):
+        draw_run(folder / "run", 2.0, 1)
+        with (folder / "run" / "job.yaml").open("a") as file:
+            file.write(f"# --data.root {tmp_path}/films\n")
+        (folder / "run" / "predictions_val.csv").unlink()
+        (folder / "broken").mkdir()
+        (folder / "broken" / "predictions.csv").write_text("image\na\n")
+    assert len(make_report([one, other], tmp_path / "report.html", bootstrap=FEW)) == 2
+    text = Page(tmp_path / "report.html").elements[0]["text"]
+    assert str(tmp_path) not in text
+    assert "…/films" in text
+    assert "…/predictions.csv lacks the columns" in text
+    assert {"results/run", "second/results/run"} <= {head["text"] for head in Page(tmp_path / "report.html").all("h2")}
