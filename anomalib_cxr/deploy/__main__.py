@@ -7,7 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from anomalib_cxr.deploy.commissioning import RATES, Site, commission, promises, shift_picture
+import numpy as np
+
+from anomalib_cxr.deploy.commissioning import RATES, Site, commission, normalised, promises, shift_picture
 from anomalib_cxr.deploy.detector import ExportedDetector
 from anomalib_cxr.deploy.folder import predict_folder
 from anomalib_cxr.deploy.metadata import ExportedModelError
@@ -109,7 +111,9 @@ def _commission(arguments: list[str]) -> int:
     _add_running(parser)
     chosen = parser.parse_args(arguments)
     detector = ExportedDetector(chosen.model, chosen.runtime, chosen.threads, chosen.precision)
-    validation = None if chosen.validation is None else _scores(chosen.validation, normal_only=True)
+    validation = None
+    if chosen.validation is not None:
+        validation = normalised(_scores(chosen.validation, "raw_score", normal_only=True), detector.metadata)
     site = commission(detector, chosen.folder, validation)
     lines = promises(site, chosen.rates)
     site.save(chosen.output, chosen.rates)
@@ -152,17 +156,20 @@ def _drift(arguments: list[str]) -> int:
     return 1
 
 
-def _scores(path: str, normal_only: bool = False) -> list[float]:
+def _scores(path: str, column: str = "score", normal_only: bool = False) -> list[float]:
     """Scores of a table of predictions, in its order."""
     with Path(path).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
     if normal_only:
         rows = [row for row in rows if row.get("label") == "normal"]
     try:
-        scores = [float(row["score"]) for row in rows]
+        scores = [float(row[column]) for row in rows]
     except (KeyError, TypeError, ValueError) as error:
-        msg = f"{path} is no table of predictions with a column 'score' of numbers ({error})."
+        msg = f"{path} is no table of predictions with a column {column!r} of numbers ({error})."
         raise ValueError(msg) from error
+    if not np.isfinite(scores).all():
+        msg = f"{path} has scores that are NaN or infinite: its run has not ended, or diverged."
+        raise ValueError(msg)
     if not scores:
         msg = f"{path} lists no {'normal ' if normal_only else ''}film."
         raise ValueError(msg)

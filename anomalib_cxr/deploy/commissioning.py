@@ -8,7 +8,7 @@ abnormal with at most the stated probability (split conformal, Vovk et al. 2005)
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from anomalib_cxr import __version__
 from anomalib_cxr.deploy.detector import ExportedDetector
+from anomalib_cxr.deploy.metadata import STEEPNESS
 from anomalib_cxr.files import write_text
 from anomalib_cxr.imaging import lettering
 from anomalib_cxr.imaging.listing import list_radiographs
@@ -206,6 +207,22 @@ def commission(
     unreadable = len(films) - len(scores)
     shift = None if validation_scores is None else compare(validation_scores, scores)
     return Site(detector.metadata["model"], detector.metadata["file_sha256"], tuple(scores), unreadable, shift)
+
+
+def normalised(raw_scores: npt.ArrayLike, metadata: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    """Bring raw scores, as tables of training runs have them, to the scale that the exported model gives.
+
+    Args:
+        raw_scores: (m,) raw scores.
+        metadata: Of the model, see :func:`~anomalib_cxr.deploy.read_metadata`.
+
+    Returns:
+        (m,) scores in (0, 1): with ``z = 4 (x − threshold) / (max − min)``, ``(1 + z / (1 + |z|)) / 2``.
+    """
+    low, high = metadata["normalisation"]["image_min"], metadata["normalisation"]["image_max"]
+    spread = high - low if high > low else 1.0
+    z = STEEPNESS * (np.asarray(raw_scores, float) - metadata["thresholds"]["image"]) / spread
+    return 0.5 * (1 + z / (1 + np.abs(z)))
 
 
 def compare(validation_scores: npt.ArrayLike, site_scores: npt.ArrayLike) -> Shift:

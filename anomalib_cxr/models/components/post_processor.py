@@ -12,14 +12,13 @@ from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 
 from anomalib_cxr.checks import check_choice
+from anomalib_cxr.deploy.metadata import STEEPNESS
 from anomalib_cxr.distributed import gather_ragged
 from anomalib_cxr.metrics.evaluator_metrics import RAW_SCORE
 from anomalib_cxr.metrics.thresholds import TARGETED, ThresholdRule, choose_threshold
 
 logger = logging.getLogger(__name__)
 
-#: Steepness of the squashing at the threshold; at 4 the normal half of the validation scores fills about 0.1 … 0.5.
-_STEEPNESS = 4.0
 #: Pixels kept of each map for the quantile; a regular grid of at most this side.
 _GRID = 64
 
@@ -233,7 +232,7 @@ class RankPreservingPostProcessor(PostProcessor):
         if preds is None:
             return None
         centre, spread = _scale(norm_min, norm_max, threshold)
-        z = _STEEPNESS * (preds - centre) / spread
+        z = STEEPNESS * (preds - centre) / spread
         squashed = 0.5 * (1.0 + z / (1.0 + z.abs()))
         return torch.where(torch.isnan(norm_min), preds, squashed)
 
@@ -253,4 +252,4 @@ def _cut(sensitivity: float, norm_min: torch.Tensor, norm_max: torch.Tensor, thr
     upper = 1.0 - 2.0 * float(sensitivity)
     z = upper / (1.0 - abs(upper)) if abs(upper) < 1 else math.copysign(math.inf, upper)
     # Without ranges nothing is normalised, and values are compared as they are.
-    return torch.where(torch.isnan(norm_min), 1.0 - float(sensitivity), centre + z * spread / _STEEPNESS)
+    return torch.where(torch.isnan(norm_min), 1.0 - float(sensitivity), centre + z * spread / STEEPNESS)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from drawn_films import write_png
 from exported_by_hand import write_onnx
 from scipy.stats import beta
 
 from anomalib_cxr.deploy import ExportedDetector, Site, SiteError, commission, predict_folder
 from anomalib_cxr.deploy.__main__ import main
-from anomalib_cxr.deploy.commissioning import compare
+from anomalib_cxr.deploy.commissioning import compare, normalised
 
 
 def _films(folder: Path, brightness: list[float]) -> Path:
@@ -59,13 +60,15 @@ def test_a_site_is_commissioned_and_used(tmp_path: Path, capsys: pytest.CaptureF
     model = write_onnx(tmp_path / "model")
     normal = _films(tmp_path / "normal", [0.55 + 0.002 * number for number in range(20)])
     validation = tmp_path / "predictions_val.csv"
-    rows = [f"{i}.png,normal,{0.3 + 0.001 * i}" for i in range(30)] + ["x.png,abnormal,0.9"]
-    validation.write_text("\n".join(["image,label,score", *rows]))
+    # As a run writes it: raw scores, x; with this model's ranges z = 4 x − 2, and (1 + z / (1 + |z|)) / 2 normalised.
+    rows = [f"{i}.png,normal,{0.3 + 0.001 * i}," for i in range(30)] + ["x.png,abnormal,0.9,"]
+    validation.write_text("\n".join(["image,label,raw_score,score", *rows]))
     site_file = tmp_path / "site.json"
     assert main(["commission", str(model), str(normal), "-o", str(site_file), "--validation", str(validation)]) == 0
     said = capsys.readouterr().out
     assert "20 normal films scored" in said
-    assert "0.3145 of 30 validation normals" in said
+    z = 4 * 0.3145 - 2
+    assert f"{(1 + z / (1 - z)) / 2:.4f} of 30 validation normals" in said
     assert (tmp_path / "site.png").stat().st_size > 1000
     content = json.loads(site_file.read_text())
     assert content["thresholds"]["0.1"] == pytest.approx(0.55 + 0.002 * 18, abs=1e-3)
@@ -128,6 +131,17 @@ def test_few_films_promise_little_and_none_is_an_error(tmp_path: Path, capsys: p
     empty.mkdir()
     assert main(["commission", str(model), str(empty), "-o", str(site_file)]) == 2
     assert "None of the 0 radiographs" in capsys.readouterr().err
+
+
+def test_raw_scores_are_brought_to_the_scale_of_the_exported_model() -> None:
+    from anomalib_cxr.models.components.post_processor import RankPreservingPostProcessor
+
+    raw = torch.tensor([-3.0, 0.2, 0.7, 1.5, 40.0], dtype=torch.float64)
+    metadata = {"normalisation": {"image_min": 0.2, "image_max": 1.5}, "thresholds": {"image": 0.7}}
+    expected = RankPreservingPostProcessor._normalize(
+        raw, *(torch.tensor(x, dtype=torch.float64) for x in (0.2, 1.5, 0.7))
+    )
+    assert normalised(raw.numpy(), metadata) == pytest.approx(expected.numpy())
 
 
 def test_the_shift_is_that_of_two_samples() -> None:
