@@ -5,7 +5,8 @@ from pathlib import PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 # Folders of an absolute path inside a longer text; not those of a web address.
-_FOLDERS = re.compile(r"(?<![\w./\\])(?:[A-Za-z]:[\\/]+|~?/)(?:[^\s'\"\\/,;()]+[\\/]+)+")
+_NAME = r"[^\s'\"\\/,;()<>]+"
+_FOLDERS = re.compile(rf"(?<![\w./\\])(?:[A-Za-z]:[\\/]+(?:{_NAME}[\\/]+)+|~?/(?:{_NAME}/+)+)")
 
 
 def without_folders(value: Any) -> Any:
@@ -20,6 +21,8 @@ def without_folders(value: Any) -> Any:
     Example:
         >>> without_folders(["/data/chest films", "relative/films", "see /data/films/a.png or http://a.b/c/d"])
         ['…/chest films', 'relative/films', 'see …/a.png or http://a.b/c/d']
+        >>> without_folders("/data/films/a.png: it cannot be read")
+        '…/a.png: it cannot be read'
     """
     if type(value) is dict:
         return {key: without_folders(item) for key, item in value.items()}
@@ -28,7 +31,7 @@ def without_folders(value: Any) -> Any:
     if not isinstance(value, str | PurePath):
         return value
     text = str(value)
-    if "\n" not in text:
+    if "\n" not in text and ": " not in text:  # a sentence may begin with a path, too
         for kind in (PurePosixPath, PureWindowsPath):
             path = kind(text)
             if path.is_absolute():

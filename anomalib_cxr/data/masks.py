@@ -6,6 +6,7 @@ from typing import Literal
 
 import pandas as pd
 
+from anomalib_cxr.checks import check_choice
 from anomalib_cxr.data.splits import ABNORMAL, NORMAL
 from anomalib_cxr.data.tables import TableError
 from anomalib_cxr.imaging import RadiographError
@@ -35,6 +36,7 @@ def check_masks(samples: pd.DataFrame, name: str, on_conflict: OnMaskConflict, n
     Raises:
         TableError: If there are normal images with lesions and ``on_conflict`` is "raise".
     """
+    check_choice("on_conflict", on_conflict, OnMaskConflict)
     drawn: dict[str, int] = {}
     masked = samples[samples["mask_path"] != ""]
     decided: dict[str, MaskReading] = {}

@@ -60,7 +60,9 @@ def public(module: Any) -> Iterator[tuple[str, Callable[..., Any], Callable[...,
 
 def constructor(cls: type) -> Callable[..., Any]:
     """Make an object of a class or, where it is abstract, of one below it."""
-    concrete = type(cls.__name__, (cls,), {})
+    if not inspect.isabstract(cls):
+        return lambda self, **arguments: cls(**arguments)
+    concrete = type(f"Concrete{cls.__name__}", (cls,), {})  # a class of the same name would be taken for another model
     concrete.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
     return lambda self, **arguments: concrete(**arguments)
 

@@ -60,6 +60,9 @@ class Recorder(Callback):
         if self.kept is not None and trainer.current_epoch == 1:
             (checkpoint,) = Path(trainer.default_root_dir).rglob("model.ckpt")
             shutil.copy(checkpoint, self.kept)
+            best = checkpoint.with_name("best.ckpt")  # a resumed run looks for it beside
+            if best.is_file():
+                shutil.copy(best, self.kept.with_name("best.ckpt"))
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
         self.now["gradients"] = {name: p.grad.clone() for name, p in pl_module.model.named_parameters()}

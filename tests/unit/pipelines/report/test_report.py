@@ -464,4 +464,6 @@ def test_no_folder_of_the_machine_is_named(tmp_path: Path) -> None:
     assert str(tmp_path) not in text
     assert "…/films" in text
     assert "…/predictions.csv lacks the columns" in text
-    assert {"results/run", "second/results/run"} <= {head["text"] for head in Page(tmp_path / "report.html").all("h2")}
+    assert {"first/results/run", "second/results/run"} <= {
+        head["text"] for head in Page(tmp_path / "report.html").all("h2")
+    }

@@ -165,7 +165,7 @@ def test_errors_say_what_to_do():
         ReferenceBank(feature_dim=4).fit(torch.rand(5, 2, 2, 3))
     with pytest.raises(ValueError, match="bank_dtype must be one of 'float32', 'float16'"):
         ReferenceBank(bank_dtype="int8")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="random, k_center"):
+    with pytest.raises(ValueError, match="'random', 'k_center'"):
         ReferenceBank(selection="best")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least 1"):
         ReferenceBank(max_references=0)
