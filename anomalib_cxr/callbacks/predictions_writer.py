@@ -408,11 +408,12 @@ def _digest(names: Sequence[str]) -> str:
 def _post_processed(raw_scores: list[float], pl_module: LightningModule) -> tuple[list[float], list[int | None]]:
     """Scores and decisions that the model's post-processor makes of raw scores; nothing where it needs maps."""
     processor = getattr(pl_module, "post_processor", None)
-    if not isinstance(processor, PostProcessor) or type(processor).forward is not PostProcessor.forward:
+    stock = isinstance(processor, PostProcessor) and type(processor).forward is PostProcessor.forward
+    if not stock and not getattr(processor, "takes_scores_alone", False):
         return [math.nan] * len(raw_scores), [None] * len(raw_scores)
     with torch.no_grad():
         raw = torch.tensor(raw_scores, dtype=torch.float32, device=pl_module.device)
-        processed = processor(InferenceBatch(pred_score=raw))
+        processed = cast("PostProcessor", processor)(InferenceBatch(pred_score=raw))
     decisions = processed.pred_label
     return (
         processed.pred_score.cpu().double().tolist(),

@@ -58,6 +58,9 @@ class RankPreservingPostProcessor(PostProcessor):
             missing or of no use; during validation, if its images do not allow the target.
     """
 
+    #: :meth:`forward` does without maps, so that tables of validation scores have their normalised ones.
+    takes_scores_alone = True
+
     def __init__(
         self,
         pixel_quantile: float = 0.98,

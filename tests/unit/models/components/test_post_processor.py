@@ -216,3 +216,17 @@ def test_order_is_kept_beyond_the_stated_bound() -> None:
     both = torch.tensor(np.r_[x, y], dtype=torch.float32)
     out = post(InferenceBatch(pred_score=both, anomaly_map=torch.zeros(len(both), 1, 1, 1))).pred_score.numpy()
     assert (np.sign(out[: len(x)] - out[len(x) :]) == np.sign(x - centre)).all()
+
+
+def test_tables_of_validation_have_normalised_scores_and_decisions() -> None:
+    """The writer asks the post-processor for them after the fit, when there are no maps."""
+    from types import SimpleNamespace
+
+    from anomalib_cxr.callbacks.predictions_writer import _post_processed
+
+    processor = RankPreservingPostProcessor()
+    for name, value in (("image_min", 0.0), ("image_max", 2.0), ("_image_threshold", 1.0)):
+        setattr(processor, name, torch.tensor(value))
+    scores, decisions = _post_processed([0.0, 1.0, 2.0], SimpleNamespace(post_processor=processor, device="cpu"))
+    assert scores == pytest.approx([0.5 * (1 - 2 / 3), 0.5, 0.5 * (1 + 2 / 3)])
+    assert decisions == [0, 1, 1]
