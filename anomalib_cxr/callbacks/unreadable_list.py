@@ -1,12 +1,11 @@
 """The images that a prediction left out, because they cannot be read."""
 
-import csv
-import io
 from pathlib import Path
 
 from lightning.pytorch import Trainer
 
 from anomalib_cxr.callbacks.pictures import evaluated_datasets, images_root
+from anomalib_cxr.csv_tables import csv_text
 from anomalib_cxr.files import write_bytes
 from anomalib_cxr.imaging.picture_names import below
 from anomalib_cxr.run_folder import UNREADABLE
@@ -40,6 +39,5 @@ def write_unreadable(folder: Path, unreadable: dict[str, str]) -> None:
     if not unreadable:
         path.unlink(missing_ok=True)
         return
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([("image", "reason"), *unreadable.items()])
-    write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    text = csv_text([("image", "reason"), *unreadable.items()])
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))

@@ -25,6 +25,7 @@ from anomalib_cxr.imaging import lettering
 from anomalib_cxr.imaging.listing import list_radiographs
 from anomalib_cxr.imaging.progress import progress as show_progress
 from anomalib_cxr.metrics.conformal import conformal_p_values
+from anomalib_cxr.metrics.thresholds import lowest_alarm
 
 #: Changes whenever a reader of the old file would misread the new.
 SITE_FORMAT = 1
@@ -103,8 +104,8 @@ class Site:
             SiteError: If ``rate`` is out of range.
         """
         _check_rate(rate)
-        allowed = math.floor(rate * (len(self.scores) + 1) * (1 + 1e-12))
-        return self.scores[-allowed] if allowed >= 1 else math.inf
+        rank = lowest_alarm(len(self.scores), rate)
+        return self.scores[-rank] if rank else math.inf
 
     def save(self, path: str | Path, rates: Sequence[float] = RATES) -> None:
         """Write the site file.
@@ -282,7 +283,7 @@ def promises(site: Site, rates: Sequence[float] = RATES) -> list[str]:
         lines.append(f"With fewer than {ENOUGH} films rates below {smallest:.3g} cannot be promised.")
     for rate in rates:
         threshold = site.threshold(rate)
-        exact = math.floor(rate * (n + 1) * (1 + 1e-12)) / (n + 1)
+        exact = lowest_alarm(n, rate) / (n + 1)
         promise = f"score above {threshold:.4f}" if math.isfinite(threshold) else "not possible with so few films"
         lines.append(f"At most {rate:.0%} of new normal films called abnormal ({exact:.1%} expected): {promise}.")
     if site.shift is not None:

@@ -130,16 +130,30 @@ def normal_threshold(normal_scores: npt.ArrayLike, false_positive_rate: float) -
     """
     scores = check_scores(normal_scores, what="scores of normal images")
     _check_share("false_positive_rate", false_positive_rate, below_one=True)
-    # Rounding must not take a whole image off: 0.1 · (9 + 1) is one alarm.
-    alarms = int(np.floor(false_positive_rate * (len(scores) + 1) + 1e-9)) - 1
-    if alarms < 0:
+    rank = lowest_alarm(len(scores), false_positive_rate)
+    if rank < 1:
         needed = int(np.ceil(1 / false_positive_rate - 1e-9)) - 1
         msg = (
             f"A false-positive rate of {false_positive_rate:g} needs scores of at least {needed} normal images, "
             f"there are {len(scores)}."
         )
         raise ValueError(msg)
-    return _just_above(np.sort(scores)[::-1][alarms], normal_scores)
+    return _just_above(np.sort(scores)[::-1][rank - 1], normal_scores)
+
+
+def lowest_alarm(number: int, false_positive_rate: float) -> int:
+    """Rank that a score must beat among those of normal images to be an alarm.
+
+    Args:
+        number: Normal images, n.
+        false_positive_rate: Highest probability of a false alarm, in (0, 1).
+
+    Returns:
+        k = ⌊rate · (n + 1)⌋: what is above the k-th highest score has a conformal p-value of at most the rate, and
+        k / (n + 1) is the probability that a new normal image is. 0 where n is too small for any alarm.
+    """
+    # Rounding must not take a whole image off: 0.1 · (9 + 1) is one alarm.
+    return int(np.floor(false_positive_rate * (number + 1) + 1e-9))
 
 
 def sensitivity_at_specificity(scores: npt.ArrayLike, labels: npt.ArrayLike, specificity: float) -> OperatingPoint:

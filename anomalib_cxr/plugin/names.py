@@ -12,8 +12,6 @@ import yaml
 _OPTION = re.compile(r"--(model|data)(?:\.class_path)?(?:=(.*))?", re.DOTALL)
 _CONFIG = re.compile(r"(?:--config|-c)(?:=(.*))?", re.DOTALL)
 
-_KINDS = {"model": "models", "data": "data"}
-
 #: Modules whose classes go by their bare names. Classes elsewhere are for the command to import.
 _REGISTRIES = {
     "model": ("", "anomalib.models", "anomalib_cxr.models"),

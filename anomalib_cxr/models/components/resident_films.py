@@ -43,9 +43,9 @@ class ResidentFilms(Dataset):
         kept: list[Tensor] = []
         loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=list)
         for items in progress(loader, "Reading films", len(loader)):
-            shapes = {tuple(item.image.shape) for item in items} | {tuple(part.shape[1:]) for part in kept[:1]}
             images = [_one_channel(item.image.as_subclass(Tensor)) for item in items]
-            if len({tuple(image.shape) for image in images} | {tuple(part.shape[1:]) for part in kept[:1]}) > 1:
+            shapes = {tuple(image.shape) for image in images} | {tuple(part.shape[1:]) for part in kept[:1]}
+            if len(shapes) > 1:
                 msg = (
                     f"Films of {len(shapes)} sizes or channels cannot be kept in memory together: give the model a "
                     "pre-processor with a Resize to a fixed size, or set films_in_memory=False."

@@ -353,10 +353,11 @@ class StepTrainingMixin(ScoringMixin):
         plain = self.without_augmentation(dataset)
         if self.films_in_memory is None:
             batches = self.trainer.accumulate_grad_batches * self.max_steps
+            if batches * datamodule.train_batch_size < 2 * len(dataset):
+                return None
             first: Any = plain[0]
             height, width = first.image.shape[-2:]
-            pays = batches * datamodule.train_batch_size >= 2 * len(dataset)
-            if not pays or not has_room(len(dataset), (height, width), self.device):
+            if not has_room(len(dataset), (height, width), self.device):
                 return None
         films = ResidentFilms(plain, self.device, datamodule.eval_batch_size, datamodule.num_workers)
         logger.info("%d training films are kept in memory (%s, %s).", len(films), films.films.dtype, self.device)
