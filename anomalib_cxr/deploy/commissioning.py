@@ -20,6 +20,7 @@ import numpy.typing as npt
 from anomalib_cxr import __version__
 from anomalib_cxr.deploy.detector import ExportedDetector
 from anomalib_cxr.deploy.metadata import STEEPNESS
+from anomalib_cxr.deploy.secondary_capture import is_own_capture
 from anomalib_cxr.files import write_text
 from anomalib_cxr.imaging import lettering
 from anomalib_cxr.imaging.listing import list_radiographs
@@ -64,7 +65,7 @@ class Site:
         model: Class of the model, to be read.
         model_sha256: Of the exported file, by which another model is refused.
         scores: (n,) normalised scores of the site's normal films, ascending.
-        unreadable: Films that could not be read or scored, and are not among them.
+        unreadable: Films that could not be read or scored, and folders that could not be opened: not among them.
         shift: Against the model's validation normals; None where those were not given.
     """
 
@@ -186,6 +187,7 @@ def commission(
     Args:
         detector: Exported model.
         folder: Films known to be normal, one a patient: several of one person count as one, and promise too much.
+            Secondary Captures of this package are no films, as in :func:`~anomalib_cxr.deploy.predict_folder`.
         validation_scores: Normalised scores of the model's validation normals, to say how the site differs.
         progress: Show a progress bar.
 
@@ -199,13 +201,14 @@ def commission(
     if not root.is_dir():
         msg = f"{root} is no folder: give one with normal films of the site."
         raise SiteError(msg)
-    films = [root / name for name in list_radiographs(root).images]
+    found = list_radiographs(root)
+    films = [root / name for name in found.images if not is_own_capture(root / name)]
     scored = list(show_progress(detector.predict_files(films), "Scoring", len(films), shown=progress))
     scores = sorted(film.prediction.score for film in scored if film.prediction is not None)
     if not scores:
         msg = f"None of the {len(films)} radiographs in {root} could be scored: give normal films of the site."
         raise SiteError(msg)
-    unreadable = len(films) - len(scores)
+    unreadable = len(films) - len(scores) + len(found.closed)
     shift = None if validation_scores is None else compare(validation_scores, scores)
     return Site(detector.metadata["model"], detector.metadata["file_sha256"], tuple(scores), unreadable, shift)
 

@@ -3,18 +3,20 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from drawn_films import write_png
+from drawn_films import write_dicom, write_png
 from exported_by_hand import write_onnx
 from scipy.stats import beta
 
-from anomalib_cxr.deploy import ExportedDetector, Site, SiteError, commission, predict_folder
+from anomalib_cxr.deploy import ExportedDetector, Site, SiteError, commission, commissioning, predict_folder
 from anomalib_cxr.deploy.__main__ import main
 from anomalib_cxr.deploy.commissioning import compare, normalised
+from anomalib_cxr.imaging.listing import list_radiographs
 
 
 def _films(folder: Path, brightness: list[float]) -> Path:
@@ -115,6 +117,21 @@ def test_another_model_and_broken_sites_are_refused(tmp_path: Path, capsys: pyte
         Site.load(site_file)
     with pytest.raises(SiteError, match=r"lies in \(0, 1\)"):
         _site(np.ones(3)).threshold(1.0)
+
+
+def test_own_captures_are_no_films_and_closed_folders_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = ExportedDetector(write_onnx(tmp_path / "model"))
+    film = write_dicom(tmp_path / "films" / "one.dcm", np.full((40, 40), 0.4, np.float32))
+    predict_folder(detector, film, tmp_path / "out", ["dicom"], progress=False)
+    (capture,) = (tmp_path / "out" / "secondary_captures").iterdir()
+    capture.rename(tmp_path / "films" / "capture.dcm")
+    closed = {"ward": "cannot be opened"}  # the tests may run as a user to whom nothing is closed
+    monkeypatch.setattr(commissioning, "list_radiographs", lambda root: replace(list_radiographs(root), closed=closed))
+    site = commission(detector, tmp_path / "films", progress=False)
+    assert len(site.scores) == 1
+    assert site.unreadable == 1
 
 
 def test_few_films_promise_little_and_none_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
