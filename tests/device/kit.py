@@ -342,8 +342,9 @@ def _simclr_times(kit: Kit, precision: str) -> dict[str, float]:
     bare = timm.create_model(backbone, in_chans=1, num_classes=128).to(device)
     prepared = torch.rand(2 * patches, 1, side, side, device=device)
     model = MultiResPatchSSL(
-        preset="paper", image_size=8 * side, patch_sizes=(side,), backbone=backbone, patches_per_step=patches
-    ).to(device)
+        preset="paper", image_size=8 * side, patch_sizes=(side,), backbone=backbone, patches_per_step=patches,
+        epochs=None, max_steps=1,
+    ).to(device)  # fmt: skip
     model.model.train()
 
     class Batch:
