@@ -27,6 +27,7 @@ from anomalib_cxr.anatomy.lung_segmentation import (
 )
 from anomalib_cxr.checks import check_choice
 from anomalib_cxr.cores import available_cores
+from anomalib_cxr.devices import on_device
 from anomalib_cxr.files import written_atomically
 from anomalib_cxr.imaging import RadiographError, read_radiograph
 from anomalib_cxr.imaging.progress import progress as show_progress
@@ -63,6 +64,7 @@ class LungMasks:
     packed: NDArray[np.uint8]
     quality: tuple[LungQuality, ...]
     _rows: dict[str, int] = field(init=False, repr=False)
+    _kept: dict[torch.device, torch.Tensor] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_rows", {path: row for row, path in enumerate(self.paths)})
@@ -140,14 +142,16 @@ class LungMasks:
     def __contains__(self, path: str | os.PathLike[str]) -> bool:
         return _absolute(path) in self._rows
 
-    def lookup(self, paths: Sequence[str | os.PathLike[str]]) -> torch.Tensor:
+    def lookup(self, paths: Sequence[str | os.PathLike[str]], device: torch.device | str = "cpu") -> torch.Tensor:
         """Return the masks of some images.
 
         Args:
             paths: B paths given to :meth:`compute`.
+            device: Where the masks are wanted. The bits of all are kept there after the first time, so that nothing
+                waits for a copy.
 
         Returns:
-            Bool tensor of shape (B, 1, H, W) on the CPU.
+            Bool tensor of shape (B, 1, H, W) on the device.
 
         Raises:
             KeyError: If a path was not given to :meth:`compute`.
@@ -160,8 +164,15 @@ class LungMasks:
                 raise KeyError(msg)
             rows.append(row)
         height, width = self.size
-        bits = np.unpackbits(self.packed[rows], axis=1, count=height * width)
-        return torch.from_numpy(bits.astype(bool).reshape(-1, 1, height, width))
+        device = torch.device(device)
+        if device.type == "cpu":
+            bits = np.unpackbits(self.packed[rows], axis=1, count=height * width)
+            return torch.from_numpy(bits.view(bool).reshape(-1, 1, height, width))
+        if device not in self._kept:
+            self._kept[device] = torch.from_numpy(self.packed).to(device)
+        chosen = self._kept[device].index_select(0, on_device(torch.tensor(rows), device))
+        place = torch.arange(7, -1, -1, dtype=torch.uint8, device=device)
+        return (chosen[:, :, None] >> place & 1).bool().flatten(1)[:, : height * width].view(-1, 1, height, width)
 
     def summary(self) -> str:
         """Return one sentence for the log: how many masks there are and how many of them look odd."""

@@ -1,6 +1,7 @@
 """Batched tensor augmentations that make anomalies."""
 
 from anomalib_cxr.augmentations.anat_paste import AnatPasteAugmentation, PasteParameters, apply_anat_paste
+from anomalib_cxr.augmentations.checks import check_images
 from anomalib_cxr.augmentations.cut_paste import (
     CutParameters,
     CutPaste3Way,
@@ -10,7 +11,7 @@ from anomalib_cxr.augmentations.cut_paste import (
     apply_cut_paste,
 )
 from anomalib_cxr.augmentations.factory import PastingVariant, build_pasting
-from anomalib_cxr.augmentations.intensity import jitter_intensity
+from anomalib_cxr.augmentations.intensity import jitter_checked, jitter_intensity
 from anomalib_cxr.augmentations.pasting import Pasted, Pasting
 from anomalib_cxr.augmentations.patches import Patches
 
@@ -29,5 +30,7 @@ __all__ = [
     "apply_anat_paste",
     "apply_cut_paste",
     "build_pasting",
+    "check_images",
+    "jitter_checked",
     "jitter_intensity",
 ]

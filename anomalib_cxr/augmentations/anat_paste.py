@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from anomalib_cxr.augmentations.checks import check_images, check_lungs, check_number, check_range
+from anomalib_cxr.augmentations.checks import check_not_empty, check_number, check_range
 from anomalib_cxr.augmentations.draws import below, between, uniform_draws
 from anomalib_cxr.augmentations.pasting import Pasted, Pasting, Window, blend, map_tensors
 from anomalib_cxr.augmentations.patches import PATCH_DRAWS, Patches, PatchReader, draw_sizes, pixel_scale, place_patches
@@ -101,27 +101,12 @@ class AnatPasteAugmentation(Pasting):
         self.blur = blur
         self.surround = check_choice("surround", surround, Surround)
 
-    @torch.no_grad()
-    def forward(
+    def paste(
         self, images: Tensor, lungs: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Pasted]:
-        """Paste into each image.
-
-        Args:
-            images: Grey images in [0, 1], float, shape (B, 1, H, W).
-            lungs: Lung masks, bool, shape (B, 1, H, W), no image without lungs; unused without segmentation.
-            generator: Source of randomness, of any device; ``None`` takes PyTorch's global CPU generator.
-
-        Returns:
-            One :class:`Pasted`, in a tuple.
-
-        Raises:
-            ValueError: If images or lungs are not as described, or the images are too small for the smallest patch.
-        """
-        check_images(images)
-        used = check_lungs(lungs, images) if self.segmentation else None
-        parameters = self.draw(images, used, generator)
-        return (apply_anat_paste(images, used, parameters, self.surround),)
+        """Paste into each image; lungs are unused without segmentation."""
+        used = lungs if self.segmentation else None
+        return (apply_anat_paste(images, used, self.draw(images, used, generator), self.surround),)
 
     def draw(
         self, images: Tensor, lungs: Tensor | None = None, generator: torch.Generator | None = None
@@ -134,10 +119,10 @@ class AnatPasteAugmentation(Pasting):
             generator: Source of randomness; ``None`` takes PyTorch's global CPU generator.
 
         Returns:
-            The parameters, on the generator's device.
+            The parameters, on the generator's device; centres in lungs on the lungs' device.
 
         Raises:
-            ValueError: If a lung mask is empty, or the images are too small for the smallest patch.
+            ValueError: If a lung mask on the CPU is empty, or the images are too small for the smallest patch.
         """
         frame = (images.shape[2], images.shape[3])
         scale = pixel_scale(frame)
@@ -185,14 +170,14 @@ def apply_anat_paste(
     check_choice("surround", surround, Surround)
     frame = (images.shape[2], images.shape[3])
     device, precise = images.device, torch.promote_types(images.dtype, torch.float32)
-    reach = blur_reach(parameters.sigma)
-    down, across = parameters.half_height + reach, parameters.half_width + reach
-    centre_y, centre_x = parameters.centre_y, parameters.centre_x
-    bounds = torch.stack([centre_y - down, centre_x - across, centre_y + down, centre_x + across])
-
+    # Read before they are moved, so that no device is waited for.
+    extents = parameters.half_height.tolist(), parameters.half_width.tolist()
     patches, centre_y, centre_x, half_height, half_width, ellipse, value, sigma = map_tensors(
         lambda tensor: on_device(tensor, device), parameters
     )
+    reach = blur_reach(sigma)
+    down, across = half_height + reach, half_width + reach
+    bounds = torch.stack([centre_y - down, centre_x - across, centre_y + down, centre_x + across])
     value = value.float()[:, None, None]
     # Rows and columns of the image as rows and columns of the patch; beyond the patch its nearest ones are read.
     top, left, height, width = (field[:, None, None] for field in patches[:4])
@@ -216,7 +201,7 @@ def apply_anat_paste(
     # Mixed precision would take the matrix products, and so the weights, in half precision.
     with torch.autocast(device.type, enabled=False):
         reader = PatchReader(images, patches)
-        shapes = SoftShapes(centre_y, centre_x, half_height, half_width, ellipse, sigma, frame)
+        shapes = SoftShapes(centre_y, centre_x, half_height, half_width, ellipse, sigma, frame, extents)
         return blend(images, bounds, render)
 
 
@@ -228,23 +213,22 @@ def random_lung_pixel(lungs: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         uniform: Uniform draws in [0, 1), shape (B,).
 
     Returns:
-        Row and column of the pixel, int64, shape (B,), on the device of ``uniform``.
+        Row and column of the pixel, int64, shape (B,), on the device of ``lungs``.
 
     Raises:
-        ValueError: If a mask is empty.
+        ValueError: If a mask on the CPU is empty; elsewhere this is not looked at, since the device would be waited for
+            (:func:`check_lungs` looks).
     """
     masks = lungs[:, 0]
     in_row = masks.sum(dim=2, dtype=torch.int32)
     up_to_row = in_row.cumsum(dim=1)
-    total = up_to_row[:, -1].to(uniform.device)
-    empty = (total == 0).nonzero().flatten().tolist()
-    if empty:
-        msg = f"the lung masks at batch index {empty} are empty: leave these images out or pass masks with lungs."
-        raise ValueError(msg)
+    total = up_to_row[:, -1]
+    if total.device.type == "cpu":
+        check_not_empty(total)
     # The pixel's rank among the lung pixels of its image; first its row, then its place in the row.
-    rank = below(uniform, total).to(lungs.device)[:, None]
+    rank = below(on_device(uniform, lungs.device), total)[:, None]
     row = torch.searchsorted(up_to_row, rank, right=True)
     rank = rank - (up_to_row - in_row).gather(1, row)
     chosen = masks[torch.arange(len(masks), device=lungs.device), row[:, 0]]
     column = torch.searchsorted(chosen.cumsum(dim=1), rank, right=True)
-    return row[:, 0].to(uniform.device), column[:, 0].to(uniform.device)
+    return row[:, 0], column[:, 0]

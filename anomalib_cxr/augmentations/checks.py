@@ -48,7 +48,7 @@ def check_lungs(lungs: Tensor | None, images: Tensor) -> Tensor:
         The lung masks.
 
     Raises:
-        ValueError: If lungs are missing, or of another shape, type or device.
+        ValueError: If lungs are missing, of another shape, type or device, or a mask is empty.
     """
     if lungs is None:
         msg = "lung masks are missing: pass `lungs`, or choose segmentation=False to paste anywhere."
@@ -65,7 +65,24 @@ def check_lungs(lungs: Tensor | None, images: Tensor) -> Tensor:
     if lungs.device != images.device:
         msg = f"lungs are on {lungs.device}, but the images on {images.device}: move them to the same device."
         raise ValueError(msg)
+    if lungs.device.type != "cpu":  # there it is seen where centres are drawn
+        check_not_empty(lungs.flatten(1).sum(dim=1))
     return lungs
+
+
+def check_not_empty(pixels: Tensor) -> None:
+    """Check that every lung mask has a pixel.
+
+    Args:
+        pixels: Pixels of each mask, shape (B,).
+
+    Raises:
+        ValueError: If a mask has none.
+    """
+    empty = (pixels == 0).nonzero().flatten().tolist()
+    if empty:
+        msg = f"the lung masks at batch index {empty} are empty: leave these images out or pass masks with lungs."
+        raise ValueError(msg)
 
 
 def check_range(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anomalib_cxr.augmentations.checks import check_images, check_number, check_range
+from anomalib_cxr.augmentations.checks import check_number, check_range
 from anomalib_cxr.augmentations.draws import below, between, uniform_draws
 from anomalib_cxr.augmentations.pasting import Pasted, Pasting, Window, blend, map_tensors
 from anomalib_cxr.augmentations.patches import PATCH_DRAWS, Patches, PatchReader, draw_sizes, pixel_scale, place_patches
@@ -52,27 +52,11 @@ class CutPasteNormal(Pasting):
         self.aspect = check_range("aspect", aspect, 0, open_low=True)
         self.jitter = check_number("jitter", jitter, high=1)
 
-    @torch.no_grad()
-    def forward(
-        self,
-        images: Tensor,
-        lungs: Tensor | None = None,
-        generator: torch.Generator | None = None,
+    def paste(
+        self, images: Tensor, lungs: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Pasted]:
-        """Paste into each image.
-
-        Args:
-            images: Grey images in [0, 1], float, shape (B, 1, H, W).
-            lungs: Not used.
-            generator: Source of randomness, of any device; ``None`` takes PyTorch's global CPU generator.
-
-        Returns:
-            One :class:`Pasted`, in a tuple.
-
-        Raises:
-            ValueError: If the images are not as described, or too small for the smallest patch.
-        """
-        check_images(images)
+        """Paste into each image; lungs are not used."""
+        del lungs
         return (apply_cut_paste(images, self.draw(images, generator)),)
 
     def draw(self, images: Tensor, generator: torch.Generator | None = None) -> CutParameters:
@@ -114,15 +98,11 @@ class CutPasteScar(Pasting):
         self.rotation = check_range("rotation", rotation, -180, 180)
         self.jitter = check_number("jitter", jitter, high=1)
 
-    @torch.no_grad()
-    def forward(
-        self,
-        images: Tensor,
-        lungs: Tensor | None = None,
-        generator: torch.Generator | None = None,
+    def paste(
+        self, images: Tensor, lungs: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Pasted]:
-        """Paste into each image, as :meth:`CutPasteNormal.forward`."""
-        check_images(images)
+        """Paste into each image; lungs are not used."""
+        del lungs
         return (apply_cut_paste(images, self.draw(images, generator)),)
 
     def draw(self, images: Tensor, generator: torch.Generator | None = None) -> CutParameters:
@@ -177,16 +157,11 @@ class CutPaste3Way(Pasting):
         self.normal = CutPasteNormal(area, aspect, jitter)
         self.scar = CutPasteScar(width, height, rotation, jitter)
 
-    @torch.no_grad()
-    def forward(
+    def paste(
         self, images: Tensor, lungs: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Pasted, ...]:
-        """Paste into each image, first rectangles, then scars, as :meth:`CutPasteNormal.forward`.
-
-        Returns:
-            Two :class:`Pasted`: with rectangles and with scars.
-        """
-        return (*self.normal(images, lungs, generator), *self.scar(images, lungs, generator))
+        """Paste into each image, first rectangles, then scars; lungs are not used."""
+        return (*self.normal.paste(images, lungs, generator), *self.scar.paste(images, lungs, generator))
 
 
 class CutPasteUnion(Pasting):
@@ -217,15 +192,11 @@ class CutPasteUnion(Pasting):
         self.normal = CutPasteNormal(area, aspect, jitter)
         self.scar = CutPasteScar(width, height, rotation, jitter)
 
-    @torch.no_grad()
-    def forward(
-        self,
-        images: Tensor,
-        lungs: Tensor | None = None,
-        generator: torch.Generator | None = None,
+    def paste(
+        self, images: Tensor, lungs: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Pasted]:
-        """Paste into each image, as :meth:`CutPasteNormal.forward`."""
-        check_images(images)
+        """Paste into each image; lungs are not used."""
+        del lungs
         return (apply_cut_paste(images, self.draw(images, generator)),)
 
     def draw(self, images: Tensor, generator: torch.Generator | None = None) -> CutParameters:
@@ -254,7 +225,7 @@ def apply_cut_paste(images: Tensor, parameters: CutParameters) -> Pasted:
     bottom, right = parameters.top + rows - 1, parameters.left + columns - 1
     bounds = torch.stack([parameters.top, parameters.left, bottom, right])
 
-    centre_y, centre_x = (parameters.top + bottom).to(device) / 2, (parameters.left + right).to(device) / 2
+    centre_y, centre_x = (on_device(twice, device) / 2 for twice in (parameters.top + bottom, parameters.left + right))
     patches, angle, _, _ = map_tensors(lambda tensor: on_device(tensor, device), parameters)
     top, left, patch_height, patch_width = (field[:, None, None] for field in patches[:4])
     # Pixels as seen from the patch's centre, turned back by the angle.

@@ -83,8 +83,13 @@ def jitter_intensity(images: Tensor, amount: float = 0.1, generator: torch.Gener
     """
     check_images(images)
     check_number("amount", amount, high=1)
-    uniform = on_device(uniform_draws(len(images), INTENSITY_DRAWS, generator), images.device)
-    intensity = draw_intensity(uniform, amount)
+    return jitter_checked(images, amount, generator)
+
+
+@torch.no_grad()
+def jitter_checked(images: Tensor, amount: float = 0.1, generator: torch.Generator | None = None) -> Tensor:
+    """Jitter images that were checked: as :func:`jitter_intensity`, without making a device wait for a look at them."""
+    intensity = draw_intensity(on_device(uniform_draws(len(images), INTENSITY_DRAWS, generator), images.device), amount)
     pixels = images[:, 0].to(torch.promote_types(images.dtype, torch.float32))
     before, contrast, after = brightness_around_contrast(intensity, pixels.dtype)
     pixels = brighten(pixels, before)

@@ -6,6 +6,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from anomalib_cxr.augmentations.checks import check_images, check_lungs
+
 Parameters = TypeVar("Parameters", bound=tuple)
 
 
@@ -24,25 +26,40 @@ class Pasted(NamedTuple):
 class Pasting(nn.Module):
     """Base of the pasting augmentations: a module without parameters or buffers.
 
+    A subclass implements :meth:`paste`.
+
     Attributes:
         num_classes: Classes of the pretext task: normal images and each kind of pasted images.
+        segmentation: Whether lungs are used.
     """
 
     num_classes: int = 2
+    segmentation: bool = False
 
+    @torch.no_grad()
     def forward(
         self, images: Tensor, lungs: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Pasted, ...]:
-        """Paste into each image.
+        """Check images and lungs, and paste into each image.
 
         Args:
             images: Grey images in [0, 1], float, shape (B, 1, H, W).
-            lungs: Lung masks, bool, shape (B, 1, H, W).
+            lungs: Lung masks, bool, shape (B, 1, H, W), no image without lungs; unused without ``segmentation``.
             generator: Source of randomness, of any device; ``None`` takes PyTorch's global CPU generator.
 
         Returns:
             One :class:`Pasted` for each pasted class, ``num_classes - 1`` in all.
+
+        Raises:
+            ValueError: If images or lungs are not as described, or the images are too small for what is pasted.
         """
+        check_images(images)
+        return self.paste(images, check_lungs(lungs, images) if self.segmentation else None, generator)
+
+    def paste(
+        self, images: Tensor, lungs: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Pasted, ...]:
+        """Paste into images that were checked: as :meth:`forward`, without making a device wait for a look at them."""
         raise NotImplementedError
 
 

@@ -31,6 +31,7 @@ class SoftShapes:
         ellipse: True for an ellipse, False for a rectangle, bool, shape (B,).
         sigma: Standard deviation of the blur in pixels, shape (B,); 0 means no blur.
         frame: Height and width of the images.
+        extents: All half heights and half widths as whole numbers of Python, so that no device is waited for.
     """
 
     def __init__(
@@ -42,9 +43,10 @@ class SoftShapes:
         ellipse: Tensor,
         sigma: Tensor,
         frame: tuple[int, int],
+        extents: tuple[list[int], list[int]],
     ) -> None:
         device = centre_y.device
-        self.half_heights, self.half_widths = half_height.tolist(), half_width.tolist()
+        self.half_heights, self.half_widths = extents
         self.highest, self.widest = max(self.half_heights), max(self.half_widths)
         half_height, half_width, ellipse, sigma = (x[:, None, None] for x in (half_height, half_width, ellipse, sigma))
         self.v = torch.arange(-self.highest, self.highest + 1, device=device)

@@ -143,6 +143,7 @@ def check(kit: Kit) -> None:
     for detector in detectors():
         name = detector.__name__
         weights = {}
+        torch.use_deterministic_algorithms(True, warn_only=True)  # or two runs of the same films differ
         for precision in ("32-true", "bf16-mixed"):
             for resident in (True, False):
                 label = f"{name} {precision} {'resident' if resident else 'read'}"
@@ -154,6 +155,7 @@ def check(kit: Kit) -> None:
                     weights[precision, resident] = {key: value.cpu() for key, value in model.state_dict().items()}
                     finite = all(value.isfinite().all() for value in weights[precision, resident].values())
                     kit.say(f"{label}: finite", bool(finite))
+        torch.use_deterministic_algorithms(False)
         for precision in ("32-true", "bf16-mixed"):
             with kit.tried(f"{name} {precision}: resident films change nothing"):
                 pair = [weights[precision, resident] for resident in (True, False)]
@@ -241,10 +243,10 @@ def seconds_of(kit: Kit, step: Callable[[], Any], repeats: int = 40) -> float:
     return sorted(times)[len(times) // 2]
 
 
-def measure(kit: Kit) -> None:
+def measure(kit: Kit, precisions: list[str]) -> None:
     """Part b."""
     batch, side = (4, 64) if kit.tiny else (64, 256)
-    for precision in ("float32", "tf32", "bf16"):
+    for precision in precisions:
         torch.backends.cudnn.allow_tf32 = precision != "float32"
         torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
         with kit.tried(f"times of AnatPaste in {precision}"):
@@ -442,6 +444,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--minutes", type=float, default=9.5, help="time for everything")
     parser.add_argument("--parts", default="abc")
+    parser.add_argument("--timed", nargs="+", default=["float32", "tf32", "bf16"], help="precisions of part b")
     parser.add_argument("--precision", default="bf16-mixed", help="of part c")
     parser.add_argument("--keep-optimizer", action="store_true", help="state with the optimiser's, twice the size")
     parser.add_argument("--tiny", action="store_true", help="the size of a test")
@@ -452,7 +455,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     if "a" in asked.parts:
         check(kit)
     if "b" in asked.parts:
-        measure(kit)
+        measure(kit, asked.timed)
     if "c" in asked.parts:
         train(kit, asked.precision, asked.keep_optimizer)
     kit.say("failed", kit.found["failed"])

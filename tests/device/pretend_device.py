@@ -6,6 +6,7 @@ that is given a CPU tensor of more than a number, or a generator of the other de
 code of ours leaves a tensor behind on the CPU. What cannot be: other rounding, and time.
 """
 
+import sys
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ NAME = "pretend"
 #: Operations whose arguments may be of several devices on a GPU, too: copies, and indices of the CPU.
 _MIXED = {"copy_", "_copy_from", "_to_copy", "index", "index_put_", "_index_put_impl_", "index_put"}
 _library: list[torch.library.Library] = []
+#: Operations since this was last emptied that would have made a real device be waited for: what is read from it, and
+#: what is sent to it from memory that is not page-locked (all but what ``on_device`` sends).
+waits: list[str] = []
 
 
 class PretendTensor(torch.Tensor):
@@ -72,6 +76,13 @@ def _tensor(data: Any, *, device: Any = None, **keywords: Any) -> torch.Tensor:
     return _of_torch(data, **keywords) if device is None else _of_torch(data, **keywords).to(device)
 
 
+def _sent_by_on_device() -> bool:
+    frame: Any = sys._getframe(1)
+    while frame and frame.f_code.co_name != "on_device":
+        frame = frame.f_back
+    return frame is not None
+
+
 def _compute(op: Any, *arguments: Any, **keywords: Any) -> Any:
     name = op.overloadpacket.__name__
     keywords = dict(keywords)
@@ -92,9 +103,15 @@ def _compute(op: Any, *arguments: Any, **keywords: Any) -> Any:
         lambda leaf: leaf.held if isinstance(leaf, PretendTensor) else leaf, (arguments, keywords)
     )
     out = op(*arguments, **keywords)
+    if name in {"_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal"}:
+        waits.append(str(op))
     to_cpu = (device is not None and device.type == "cpu") or (
         name == "copy_" and tensors and not isinstance(tensors[0], PretendTensor)
     )
+
+    sent = name in {"_to_copy", "copy_", "_copy_from"} and any(not isinstance(leaf, PretendTensor) for leaf in tensors)
+    if to_cpu or (sent and not _sent_by_on_device()):
+        waits.append(str(op))
 
     def outer(leaf: Any) -> Any:
         if not isinstance(leaf, torch.Tensor) or to_cpu:

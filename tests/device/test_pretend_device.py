@@ -80,6 +80,11 @@ def test_a_step_a_bank_and_scores_stay_on_their_device(
     here = _everything(model, images, paths, loader)
     model.load_state_dict(state, strict=False)
     there = _everything(model.to(device), images.to(device), paths, loader)
+    model.train()
+    batch = SimpleNamespace(image=images.to(device), image_path=paths)
+    pretend_device.waits.clear()
+    model.training_loss(batch, torch.Generator().manual_seed(6))
+    assert pretend_device.waits == []
     assert here.keys() == there.keys()
     for name, expected in here.items():  # other memory layouts round otherwise
         difference = (there[name].double() - expected.double()).abs().max()

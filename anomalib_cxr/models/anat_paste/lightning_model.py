@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Transform
 
 from anomalib_cxr.anatomy import LungMasks, LungMethod
-from anomalib_cxr.augmentations import PastingVariant, build_pasting, jitter_intensity
+from anomalib_cxr.augmentations import PastingVariant, build_pasting, check_images, jitter_checked
 from anomalib_cxr.callbacks.checkpoint_choice import Checkpoint
 from anomalib_cxr.checks import check_choice
 from anomalib_cxr.data.tables import stored_depths
@@ -206,6 +206,7 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
     def on_fit_start(self) -> None:
         """Segment the lungs of all training images, once."""
         super().on_fit_start()
+        self._looked_at_pixels = False
         datamodule = self.datamodule
         if self.preset == "paper" and datamodule.train_batch_size != 64:
             logger.warning(
@@ -245,16 +246,21 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         loader = DataLoader(dataset, batch_size=min(8, len(dataset)), collate_fn=dataset.collate_fn)
         images = next(self.pre_processed(loader)).mean(dim=1, keepdim=True)
         paths = [str(path) for path in dataset.samples.image_path[: len(images)]]
-        lungs = self.lung_masks.lookup(paths).to(images.device) if self.lung_masks else None
+        lungs = self.lung_masks.lookup(paths, images.device) if self.lung_masks else None
         save_training_sheets(folder, images, lungs, self.pasting, self.seed)
         logger.info("Wrote %s: lungs and pasted anomalies of the first training images.", folder)
 
     def training_loss(self, batch: ImageBatch, generator: torch.Generator) -> torch.Tensor:
         """Classify normal images and the same images with something pasted."""
         images, paths = cast("torch.Tensor", batch.image), cast("list[str]", batch.image_path)
-        images = jitter_intensity(images.mean(dim=1, keepdim=True), self.color_jitter, generator)
-        lungs = self.lung_masks.lookup(paths).to(images.device) if self.lung_masks else None
-        pasted = self.pasting(images, lungs, generator)
+        device = images.device
+        images = images.mean(dim=1, keepdim=True)
+        if device.type == "cpu" or not self._looked_at_pixels:  # a device would have to be waited for
+            check_images(images)
+            self._looked_at_pixels = True
+        images = jitter_checked(images, self.color_jitter, generator)
+        lungs = self.lung_masks.lookup(paths, device) if self.lung_masks else None
+        pasted = self.pasting.paste(images, lungs, generator)
         logits = self.model.logits(torch.cat([images, *(paste.image for paste in pasted)]))
         labels = torch.arange(self.pasting.num_classes, device=images.device).repeat_interleave(len(images))
         return F.cross_entropy(logits, labels)

@@ -3,6 +3,8 @@
 import json
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -26,6 +28,17 @@ OPSET = 18
 
 #: Images that quantisation is calibrated on, as many as NNCF takes by default.
 _CALIBRATION_IMAGES = 300
+
+
+@contextmanager
+def _on_cpu(module: Any) -> Iterator[None]:
+    """Move a module to the CPU, and back afterwards."""
+    device = module.device
+    module.to("cpu")
+    try:
+        yield
+    finally:
+        module.to(device)
 
 
 class DeployableMixin(SelfDescribingMixin):
@@ -93,7 +106,8 @@ class DeployableMixin(SelfDescribingMixin):
         folder = folder_below(export_root, WEIGHTS, ExportType.ONNX.value)
         for name in (f"{model_file_name}.onnx", f"{model_file_name}.onnx.data"):
             (folder / name).unlink(missing_ok=True)
-        path = Path(super().to_onnx(export_root, model_file_name, input_size, **kwargs))
+        with _on_cpu(self):  # limits of a device's kernels would become limits of the graph
+            path = Path(super().to_onnx(export_root, model_file_name, input_size, **kwargs))
         _describe_onnx(path, metadata)
         return path
 

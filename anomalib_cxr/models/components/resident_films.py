@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import Resize
 
+from anomalib_cxr.devices import on_device
 from anomalib_cxr.imaging.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class ResidentFilms(Dataset):
             masks.
         """
         batch = self.collate([self.items[index] for index in indices])
-        rows = torch.tensor(list(indices), device=self.films.device)
+        rows = on_device(torch.tensor(list(indices)), self.films.device)
         images = _widen(self.films.index_select(0, rows))
         batch.image = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
         return batch

@@ -19,6 +19,7 @@ from anomalib_cxr.callbacks.checkpoint_choice import Checkpoint, CheckpointChoic
 from anomalib_cxr.callbacks.freed_memory import KeepFreedMemory
 from anomalib_cxr.callbacks.heat_map_sheet import HeatMapSheet
 from anomalib_cxr.checks import check_choice
+from anomalib_cxr.models.components.finite_losses import FiniteLosses
 from anomalib_cxr.models.components.optimizer import build_optimizer
 from anomalib_cxr.models.components.post_processor import RankPreservingPostProcessor
 from anomalib_cxr.models.components.resident_films import ResidentFilms, has_room, stays_the_same
@@ -96,6 +97,7 @@ class StepTrainingMixin(ScoringMixin):
     films_in_memory: bool | None
     _stage: int | None = None
     _films: ResidentFilms | None = None
+    _losses: FiniteLosses
 
     # ------------------------------------------------------------------ what a detector says
 
@@ -191,6 +193,7 @@ class StepTrainingMixin(ScoringMixin):
             if wrong:
                 raise ValueError(message)
         self.seed = seed
+        self._losses = FiniteLosses()
         self.set_length(max_steps, steps_per_epoch, default_steps_per_epoch)
         self.checkpoint = checkpoint
         self.optimizer_name = optimizer
@@ -400,14 +403,8 @@ class StepTrainingMixin(ScoringMixin):
         losses = self.training_loss(batch, generator)
         named = losses if isinstance(losses, Mapping) else {"": losses}
         total = sum(named.values(), torch.zeros((), device=self.device)) if isinstance(losses, Mapping) else losses
+        self._losses.look(named, self.steps_trained)
         for name, loss in named.items():
-            if not torch.isfinite(loss):
-                term = f" term {name}" if name else ""
-                msg = (
-                    f"The loss{term} is {loss.item()} at step {self.steps_trained}: lower "
-                    "learning_rate or raise warmup_steps."
-                )
-                raise RuntimeError(msg)
             if name:
                 self.log(f"train_loss_{name}", loss)
         self.log("train_loss", total, prog_bar=True, on_step=True, on_epoch=False)
@@ -442,6 +439,16 @@ class StepTrainingMixin(ScoringMixin):
             return self.rate_at
         warmup, length = group["warmup_steps"], group["max_steps"]
         return lambda step: self._factor(step, warmup, length) if step < length else 0.0
+
+    def on_validation_start(self) -> None:
+        """Look at the last loss: nothing is measured with weights that it has spoilt."""
+        super().on_validation_start()
+        self._losses.settle()
+
+    def on_train_epoch_end(self) -> None:
+        """Look at the last loss: nothing is kept of weights that it has spoilt."""
+        super().on_train_epoch_end()
+        self._losses.settle()
 
     def on_train_end(self) -> None:
         """Give the model its chosen checkpoint."""

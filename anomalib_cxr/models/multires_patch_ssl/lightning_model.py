@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from anomalib_cxr.callbacks.checkpoint_choice import Checkpoint
+from anomalib_cxr.devices import on_device
 from anomalib_cxr.imaging.progress import progress
 from anomalib_cxr.models.components.bank import BankMixin
 from anomalib_cxr.models.components.patch_search.local_search import Distance
@@ -428,7 +429,7 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
         patches = grid.cut(images).flatten(0, 2)
         order = torch.randperm(len(patches), generator=generator)[: self.patches_per_step]
         owners = order // (grid.rows * grid.cols) + self.global_rank * len(images)
-        return patches[order.to(patches.device)], owners.to(patches.device)
+        return patches[on_device(order, patches.device)], on_device(owners, patches.device)
 
     def build_bank(self, loader: DataLoader) -> None:
         """Collect the features of the training images and fit banks and statistics."""

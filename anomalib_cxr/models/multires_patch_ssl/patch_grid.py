@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from anomalib_cxr.devices import on_device
+
 
 @dataclass(frozen=True)
 class PatchGrid:
@@ -94,8 +96,8 @@ class PatchGrid:
             msg = f"This grid is for images of {self.image_size}, got {tuple(image.shape[-2:])}."
             raise ValueError(msg)
         offsets = torch.arange(self.patch_size, device=image.device)
-        ys = (torch.tensor(self.tops, device=image.device)[:, None] + offsets).flatten()
-        xs = (torch.tensor(self.lefts, device=image.device)[:, None] + offsets).flatten()
+        ys = (on_device(torch.tensor(self.tops), image.device)[:, None] + offsets).flatten()
+        xs = (on_device(torch.tensor(self.lefts), image.device)[:, None] + offsets).flatten()
         strips = image.index_select(2, ys).index_select(3, xs)
         patches = strips.reshape(-1, image.shape[1], self.rows, self.patch_size, self.cols, self.patch_size)
         return patches.permute(0, 2, 4, 1, 3, 5)

@@ -9,6 +9,8 @@ import torch
 from kornia.geometry.transform import get_affine_matrix2d, warp_affine
 from torch import Tensor, nn
 
+from anomalib_cxr.devices import on_device
+
 
 class SimCLRViews(nn.Module):
     """Random crop and rotation of a batch of patches.
@@ -77,4 +79,6 @@ class SimCLRViews(nn.Module):
             angle=angle,
         )[:, :2]
         # The corners that a turn brings in from outside are mirrored: black ones would be a mark both views share.
-        return warp_affine(patches, matrix.to(patches), (height, width), padding_mode="reflection")
+        return warp_affine(
+            patches, on_device(matrix, patches.device).to(patches.dtype), (height, width), padding_mode="reflection"
+        )

@@ -115,7 +115,7 @@ def test_sharp_shapes_match_pil(half_height, half_width):
         draw = ImageDraw.Draw(drawn)
         (draw.ellipse if ellipse else draw.rectangle)(box, fill=1)
         whole = [torch.tensor([value]) for value in (centre, centre, half_height, half_width, ellipse)]
-        shapes = SoftShapes(*whole, torch.zeros(1), (size, size))
+        shapes = SoftShapes(*whole, torch.zeros(1), (size, size), ([half_height], [half_width]))
         ours = shapes.read(pasting.Window(slice(0, 1), slice(0, size), slice(0, size)))[0].numpy()
         differing = np.abs(ours - np.asarray(drawn)).sum()
         # PIL rounds some pixels of an ellipse's outline the other way.
