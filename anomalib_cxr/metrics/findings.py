@@ -10,14 +10,15 @@ import pandas as pd
 
 from anomalib_cxr.metrics.bootstrap import Run, bootstrap_intervals
 from anomalib_cxr.metrics.checks import check_labelled
-from anomalib_cxr.metrics.image_level import image_metrics
+from anomalib_cxr.metrics.image_level import IMAGE_METRICS, image_metrics
 
 logger = logging.getLogger(__name__)
 
 SEPARATOR = "|"
 """Between the findings of one image."""
 
-_SHOWN = ("AUROC", "accuracy", "F1")
+BY_FINDING = tuple(name for name, metric in IMAGE_METRICS.items() if metric.by_finding)
+"""Metrics of each finding against all normal images."""
 _NAMED = 20
 
 
@@ -139,12 +140,12 @@ def finding_table(
         enough = int(has.sum()) >= min_cases
         intervals = bootstrap_intervals(run, draws, level, seed) if enough else {}
         row: dict[str, object] = {"finding": finding, "cases": int(has.sum()), "normals": int((~abnormal).sum())}
-        for name in _SHOWN:
+        for name in BY_FINDING:
             low, high, undefined = intervals[name] if enough else (np.nan, np.nan, 0)
             row |= {name: values[name], f"{name}_low": low, f"{name}_high": high, f"{name}_undefined": undefined}
         rows.append(row)
     ends = ("", "_low", "_high", "_undefined")
-    columns = ["finding", "cases", "normals", *(f"{name}{end}" for name in _SHOWN for end in ends)]
+    columns = ["finding", "cases", "normals", *(f"{name}{end}" for name in BY_FINDING for end in ends)]
     table = pd.DataFrame(rows, columns=columns)
     return table.sort_values(["cases", "finding"], ascending=[False, True], ignore_index=True)
 

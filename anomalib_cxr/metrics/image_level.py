@@ -5,7 +5,8 @@ themselves. All are those of scikit-learn with ``sample_weight``.
 """
 
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +15,93 @@ from anomalib_cxr.metrics.checks import absent_class, check_labelled
 
 logger = logging.getLogger(__name__)
 
-RANK_METRICS = ("AUROC", "AUPR")
-"""Metrics of the order of the scores."""
+Values = npt.NDArray[np.float64]
 
-THRESHOLD_METRICS = ("F1", "accuracy", "precision", "sensitivity", "specificity")
-"""Metrics of the decisions at a threshold."""
 
-_NEEDS_NORMAL = {"AUROC", "AUPR", "specificity"}
-_NEEDS_ABNORMAL = {"AUROC", "AUPR", "F1", "precision", "sensitivity"}
+class Ranks(NamedTuple):
+    """Weights of normal and abnormal images at each different score, rising; each (B, scores)."""
+
+    normal: Values
+    abnormal: Values
+
+
+class Decisions(NamedTuple):
+    """Weights of right and wrong decisions at a threshold; each (B,)."""
+
+    true_positive: Values
+    false_positive: Values
+    false_negative: Values
+    true_negative: Values
+
+
+class ImageMetric(NamedTuple):
+    """A metric that is computed, reported and tabulated wherever image-level metrics are.
+
+    Attributes:
+        compute: Its B values from the :class:`Ranks` or :class:`Decisions` of B weightings.
+        needs: Labels without whose images it is not defined (NaN).
+        in_overview: Whether the report's first table has it, which leaves room for few.
+        by_finding: Whether it is given for each finding, too.
+    """
+
+    compute: Callable[[Any], Values]
+    needs: tuple[str, ...] = ()
+    in_overview: bool = True
+    by_finding: bool = False
+
+
+def _auroc(ranks: Ranks) -> Values:
+    """A tie counts half."""
+    below = np.cumsum(ranks.normal, axis=1) - ranks.normal
+    won = (ranks.abnormal * (below + 0.5 * ranks.normal)).sum(axis=1)
+    return _ratio(won, ranks.abnormal.sum(axis=1) * ranks.normal.sum(axis=1))
+
+
+def _average_precision(ranks: Ranks) -> Values:
+    """Tied images enter together."""
+    found = ranks.abnormal[:, ::-1].cumsum(axis=1)
+    precision = _ratio(found, found + ranks.normal[:, ::-1].cumsum(axis=1))
+    return _ratio((ranks.abnormal[:, ::-1] * precision).sum(axis=1), ranks.abnormal.sum(axis=1))
+
+
+def _f1(at: Decisions) -> Values:
+    return _ratio(2 * at.true_positive, 2 * at.true_positive + at.false_positive + at.false_negative)
+
+
+def _accuracy(at: Decisions) -> Values:
+    right = at.true_positive + at.true_negative
+    return _ratio(right, right + at.false_positive + at.false_negative)
+
+
+def _precision(at: Decisions) -> Values:
+    return _ratio(at.true_positive, at.true_positive + at.false_positive)
+
+
+def _sensitivity(at: Decisions) -> Values:
+    return _ratio(at.true_positive, at.true_positive + at.false_negative)
+
+
+def _specificity(at: Decisions) -> Values:
+    return _ratio(at.true_negative, at.true_negative + at.false_positive)
+
+
+RANK_METRICS: dict[str, ImageMetric] = {
+    "AUROC": ImageMetric(_auroc, ("normal", "abnormal"), by_finding=True),
+    "AUPR": ImageMetric(_average_precision, ("normal", "abnormal")),
+}
+"""Metrics of the order of the scores. A new entry here is in every table, report and interval."""
+
+THRESHOLD_METRICS: dict[str, ImageMetric] = {
+    "F1": ImageMetric(_f1, ("abnormal",), by_finding=True),
+    "accuracy": ImageMetric(_accuracy, in_overview=False, by_finding=True),
+    "precision": ImageMetric(_precision, ("abnormal",), in_overview=False),
+    "sensitivity": ImageMetric(_sensitivity, ("abnormal",)),
+    "specificity": ImageMetric(_specificity, ("normal",)),
+}
+"""Metrics of the decisions at a threshold. A new entry here is in every table, report and interval."""
+
+IMAGE_METRICS: dict[str, ImageMetric] = {**RANK_METRICS, **THRESHOLD_METRICS}
+"""All of them, in the order in which they are shown."""
 
 
 def image_metrics(scores: npt.ArrayLike, labels: npt.ArrayLike, threshold: float | None = None) -> dict[str, float]:
@@ -71,55 +151,29 @@ def weighted_metrics(
         Metric and its B values; NaN where a class that it needs has no weight.
     """
     weights = np.asarray(weights, dtype=np.float64)
-    computed = _rank_metrics(scores, labels, weights)
+    absent = {"normal": weights[:, ~labels].sum(axis=1) == 0, "abnormal": weights[:, labels].sum(axis=1) == 0}
+    of_ranks = _rank(scores, labels, weights)
+    computed = {name: (metric, metric.compute(of_ranks)) for name, metric in RANK_METRICS.items()}
     if threshold is not None:
-        computed |= _threshold_metrics(scores >= threshold, labels, weights)
-    normal, abnormal = weights[:, ~labels].sum(axis=1), weights[:, labels].sum(axis=1)
-    for name, value in computed.items():
-        undefined = np.zeros(len(weights), dtype=bool)
-        if name in _NEEDS_NORMAL:
-            undefined |= normal == 0
-        if name in _NEEDS_ABNORMAL:
-            undefined |= abnormal == 0
-        computed[name] = np.where(undefined, np.nan, value)
-    return computed
+        decided = _decide(scores >= threshold, labels, weights)
+        computed |= {name: (metric, metric.compute(decided)) for name, metric in THRESHOLD_METRICS.items()}
+    return {
+        name: np.where(np.any([absent[label] for label in metric.needs], axis=0), np.nan, values)
+        for name, (metric, values) in computed.items()
+    }
 
 
-def _rank_metrics(
-    scores: npt.NDArray[np.float64], labels: npt.NDArray[np.bool_], weights: npt.NDArray[np.float64]
-) -> dict[str, npt.NDArray[np.float64]]:
-    """AUROC, where a tie counts half, and average precision, where tied images enter together."""
+def _rank(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.bool_], weights: npt.NDArray[Any]) -> Ranks:
     order = np.argsort(scores, kind="stable")
     ranked = scores[order]
     ties = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
-    abnormal = np.add.reduceat(weights[:, order] * labels[order], ties, axis=1)
-    normal = np.add.reduceat(weights[:, order] * ~labels[order], ties, axis=1)
-    below = np.cumsum(normal, axis=1) - normal
-    won = (abnormal * (below + 0.5 * normal)).sum(axis=1)
-    found = abnormal[:, ::-1].cumsum(axis=1)
-    called = found + normal[:, ::-1].cumsum(axis=1)
-    precision = _ratio(found, called)
-    total = abnormal.sum(axis=1)
-    return {
-        "AUROC": _ratio(won, total * normal.sum(axis=1)),
-        "AUPR": _ratio((abnormal[:, ::-1] * precision).sum(axis=1), total),
-    }
+    weights, abnormal = weights[:, order], labels[order]
+    return Ranks(np.add.reduceat(weights * ~abnormal, ties, axis=1), np.add.reduceat(weights * abnormal, ties, axis=1))
 
 
-def _threshold_metrics(
-    called: npt.NDArray[np.bool_], labels: npt.NDArray[np.bool_], weights: npt.NDArray[np.float64]
-) -> dict[str, npt.NDArray[np.float64]]:
-    true_positive, false_positive, false_negative, true_negative = (
-        weights @ mask.astype(np.float64)
-        for mask in (called & labels, called & ~labels, ~called & labels, ~called & ~labels)
-    )
-    return {
-        "F1": _ratio(2 * true_positive, 2 * true_positive + false_positive + false_negative),
-        "accuracy": _ratio(true_positive + true_negative, weights.sum(axis=1)),
-        "precision": _ratio(true_positive, true_positive + false_positive),
-        "sensitivity": _ratio(true_positive, true_positive + false_negative),
-        "specificity": _ratio(true_negative, true_negative + false_positive),
-    }
+def _decide(called: npt.NDArray[np.bool_], labels: npt.NDArray[np.bool_], weights: npt.NDArray[Any]) -> Decisions:
+    masks = (called & labels, called & ~labels, ~called & labels, ~called & ~labels)
+    return Decisions(*(weights @ mask.astype(np.float64) for mask in masks))
 
 
 def _ratio(part: npt.NDArray[np.float64], whole: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

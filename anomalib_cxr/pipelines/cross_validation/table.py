@@ -10,7 +10,7 @@ import pandas as pd
 
 from anomalib_cxr.metrics.bootstrap import Run, bootstrap_intervals
 from anomalib_cxr.metrics.findings import patients_or_images
-from anomalib_cxr.metrics.image_level import image_metrics
+from anomalib_cxr.metrics.image_level import IMAGE_METRICS, image_metrics
 from anomalib_cxr.metrics.predictions import (
     PredictionsError,
     check_apart,
@@ -23,9 +23,6 @@ from anomalib_cxr.pipelines.cross_validation.runner import read_done
 from anomalib_cxr.run_folder import LAST_FOLDER, METRICS, PREDICTIONS, VALIDATION_PREDICTIONS
 
 logger = logging.getLogger(__name__)
-
-SHOWN = ("AUROC", "AUPR", "F1", "accuracy", "precision", "sensitivity", "specificity")
-"""Metrics of the table, in order."""
 
 BEST, LAST = "best by validation labels", "last"
 
@@ -123,7 +120,7 @@ def make_tables(
         key = {"data": job.data, "model": job.model, "checkpoint": one.checkpoint}
         single.append(
             {**key, "fold": job.fold, "seed": job.seed, "threshold": one.run.threshold}
-            | {name: one.values[name] for name in SHOWN}
+            | {name: one.values[name] for name in IMAGE_METRICS}
             | {"fit_seconds": one.fit_seconds}
             | one.pixel_values
         )
@@ -133,7 +130,7 @@ def make_tables(
         intervals = bootstrap_intervals([one.run for one in ones], draws, level)
         row: dict[str, Any] = {"data": data, "model": model, "checkpoint": checkpoint}
         row |= {"jobs": len(ones), "planned": planned[data, model]}
-        for name in SHOWN:
+        for name in IMAGE_METRICS:
             low, high, undefined = intervals[name]
             row |= _mean_and_spread(name, [one.values[name] for one in ones])
             row |= {f"{name}_low": low, f"{name}_high": high, f"{name}_undefined": undefined}
@@ -164,12 +161,12 @@ def to_markdown(table: pd.DataFrame, rule: str | Mapping[str, float], draws: int
         Markdown with a line that says what the figures are.
     """
     pixel = [name for name in table.columns if name.startswith("pixel_") and not name.endswith("_sd")]
-    head = ["data", "model", "weights", "jobs", "fit, min", *SHOWN, *(name.replace("_", " ") for name in pixel)]
+    head = ["data", "model", "weights", "jobs", "fit, min", *IMAGE_METRICS, *(name.replace("_", " ") for name in pixel)]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for row in table.to_dict("records"):
         cells = [row["data"], row["model"], row["checkpoint"], f"{row['jobs']}/{row['planned']}"]
         cells.append("–" if np.isnan(row["fit_seconds"]) else f"{row['fit_seconds'] / 60:.1f}")
-        cells += [f"{_shown(row, name)}{_interval(row, name)}" for name in SHOWN]
+        cells += [f"{_shown(row, name)}{_interval(row, name)}" for name in IMAGE_METRICS]
         cells += ["" if np.isnan(row[name]) else _shown(row, name) for name in pixel]
         lines.append(f"| {' | '.join(cells)} |")
     shown = rule if isinstance(rule, str) else ", ".join(f"{name} {share}" for name, share in rule.items())
@@ -179,9 +176,9 @@ def to_markdown(table: pd.DataFrame, rule: str | Mapping[str, float], draws: int
         f"Threshold: {shown} on validation. Weights '{BEST}' were chosen with the labels of the validation images, as "
         f"published results are; '{LAST}' without any label, but for the threshold where its rule uses labels."
     )
-    if (table[[f"{name}_undefined" for name in SHOWN]] > 0).any(axis=None):
+    if (table[[f"{name}_undefined" for name in IMAGE_METRICS]] > 0).any(axis=None):
         lines[-1] += " Draws without an image of a label that a metric needs are left out of its interval and counted."
-    if table[list(SHOWN)].isna().any(axis=None):
+    if table[list(IMAGE_METRICS)].isna().any(axis=None):
         lines[-1] += " – stands where a test holds no image of such a label, in any of the jobs."
     if pixel:
         lines[-1] += " Pixel-level metrics are those of each model's own evaluator."

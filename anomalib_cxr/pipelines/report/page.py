@@ -13,6 +13,8 @@ import yaml
 from anomalib_cxr import __version__
 from anomalib_cxr.folders import without_folders
 from anomalib_cxr.metrics.bootstrap import Interval
+from anomalib_cxr.metrics.findings import BY_FINDING
+from anomalib_cxr.metrics.image_level import RANK_METRICS, THRESHOLD_METRICS
 from anomalib_cxr.pipelines.report.evaluation import (
     ALL_PAIRS,
     Bootstrap,
@@ -27,8 +29,6 @@ from anomalib_cxr.pipelines.report.evaluation import (
 from anomalib_cxr.pipelines.report.figures import COLOURS, curve_figure, histogram_figure
 from anomalib_cxr.pipelines.report.html import Child, Element, breakable, page, table, tag
 from anomalib_cxr.pipelines.report.runs import FinishedRun
-
-_SHOWN = ("sensitivity", "specificity", "precision", "F1", "accuracy")
 
 
 @dataclass
@@ -97,6 +97,10 @@ def make_page(
 
 def _overview(evaluations: Sequence[Evaluation]) -> Element:
     repeated = same_scores(evaluations)
+    of_ranks, of_decisions = (
+        [name for name, metric in metrics.items() if metric.in_overview]
+        for metrics in (RANK_METRICS, THRESHOLD_METRICS)
+    )
     rows = []
     for index, one in enumerate(evaluations):
         point = one.chosen
@@ -104,12 +108,11 @@ def _overview(evaluations: Sequence[Evaluation]) -> Element:
         if one.name in repeated:
             named.append(tag("span", "same scores as ", *breakable(repeated[one.name]), class_="interval"))
         cells: list[Child] = [tag("td", *named), *map(str, _counts(one.labelled))]
-        cells += [_figure(one.values, one.intervals, name) for name in ("AUROC", "AUPR")]
-        for name in ("F1", "sensitivity", "specificity"):
-            cells.append(_figure(point.test, point.intervals, name) if point else "–")
+        cells += [_figure(one.values, one.intervals, name) for name in of_ranks]
+        cells += [_figure(point.test, point.intervals, name) if point else "–" for name in of_decisions]
         cells.append(tag("td", point.rule if point else "–", class_="text"))
         rows.append(cells)
-    head = ["run", "normal", "abnormal", "AUROC", "AUPR", "F1", "sensitivity", "specificity", "threshold on validation"]
+    head = ["run", "normal", "abnormal", *of_ranks, *of_decisions, "threshold on validation"]
     return table(head, rows)
 
 
@@ -335,12 +338,12 @@ def _points(one: Evaluation) -> Element:
     for point in one.points:
         first = tag("td", point.rule, class_="text")
         if point.threshold is None:
-            rows.append([first, tag("td", point.problem, class_="text", colspan=3 + len(_SHOWN))])
+            rows.append([first, tag("td", point.problem, class_="text", colspan=3 + len(THRESHOLD_METRICS))])
             continue
         on_validation = [_number(point.validation.get(name, np.nan)) for name in ("sensitivity", "specificity")]
-        cells = [_figure(point.test, point.intervals, name) for name in _SHOWN]
+        cells = [_figure(point.test, point.intervals, name) for name in THRESHOLD_METRICS]
         rows.append([first, f"{point.threshold:.5g}", *on_validation, *cells])
-    head = ["rule", "raw score ≥", "sens., validation", "spec., validation", *_SHOWN]
+    head = ["rule", "raw score ≥", "sens., validation", "spec., validation", *THRESHOLD_METRICS]
     return table(head, rows)
 
 
@@ -348,11 +351,11 @@ def _findings(findings: pd.DataFrame) -> Element:
     rows: list[list[Child]] = []
     for row in findings.to_dict("records"):
         cells: list[Child] = [str(row["finding"]), str(row["cases"]), str(row["normals"])]
-        for name in ("AUROC", "accuracy", "F1"):
+        for name in BY_FINDING:
             undefined = int(row.get(f"{name}_undefined", 0))
             cells.append(_with_interval(row[name], Interval(row[f"{name}_low"], row[f"{name}_high"], undefined)))
         rows.append(cells)
-    return table(["finding", "cases", "normals", "AUROC", "accuracy", "F1"], rows)
+    return table(["finding", "cases", "normals", *BY_FINDING], rows)
 
 
 def _gallery(one: Evaluation, pictures: Pictures, shown: int) -> list[Child]:

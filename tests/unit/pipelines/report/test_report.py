@@ -13,8 +13,12 @@ from drawn_runs import HOSTILE, colour, draw_run, two_runs
 from PIL import Image
 from sklearn import metrics as sk
 
-from anomalib_cxr.metrics import delong_test, read_predictions, write_predictions
+from anomalib_cxr.metrics import delong_test, image_level, image_metrics, read_predictions, write_predictions
+from anomalib_cxr.metrics.bootstrap import Run
+from anomalib_cxr.metrics.image_level import ImageMetric
 from anomalib_cxr.pipelines import SUBCOMMANDS
+from anomalib_cxr.pipelines.cross_validation.plan import CrossValidationJob
+from anomalib_cxr.pipelines.cross_validation.table import Evaluated, make_tables, to_markdown
 from anomalib_cxr.pipelines.report.evaluation import Bootstrap, holm
 from anomalib_cxr.pipelines.report.pictures import match_pictures
 from anomalib_cxr.pipelines.report.pipeline import Report, make_report
@@ -467,3 +471,32 @@ def test_no_folder_of_the_machine_is_named(tmp_path: Path) -> None:
     assert {"first/results/run", "second/results/run"} <= {
         head["text"] for head in Page(tmp_path / "report.html").all("h2")
     }
+
+
+def test_a_new_metric_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In both tables of the report, in that of cross-validation, and with its interval."""
+    youden = ImageMetric(
+        lambda at: (
+            at.true_positive / (at.true_positive + at.false_negative)
+            - at.false_positive / (at.false_positive + at.true_negative)
+        ),
+        ("normal", "abnormal"),
+    )
+    for table in (image_level.THRESHOLD_METRICS, image_level.IMAGE_METRICS):
+        monkeypatch.setitem(table, "Youden", youden)
+    folder = two_runs(tmp_path)
+    page, _ = written(folder)
+    assert (
+        sum(head["text"] == "Youden" for head in page.all("th")) == 3
+    )  # the overview, and the operating points of either run
+    predictions = read_predictions(next(folder.rglob("predictions.csv")))
+    truth = predictions["label"] == "abnormal"
+    run = Run(predictions["raw_score"], truth, predictions["image"], float(predictions["raw_score"].median()))
+    called = predictions["raw_score"] >= run.threshold
+    expected = called[truth].mean() - called[~truth].mean()
+    job = CrossValidationJob("own", "a", None, 0, {})
+    values = image_metrics(run.scores, run.labels, run.threshold)
+    _, table = make_tables([Evaluated(job, "last", run, values, 1.0, {})], {("own", "a"): 1}, draws=20)
+    assert table["Youden"].item() == pytest.approx(expected)
+    assert table["Youden_low"].item() <= expected <= table["Youden_high"].item()
+    assert "Youden" in to_markdown(table, "best_f1", 20, 0.95)
