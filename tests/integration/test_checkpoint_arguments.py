@@ -62,14 +62,19 @@ def test_predict_and_test_need_no_argument_repeated(run: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("subcommand", ["test", "predict", "export"])
-def test_the_runs_own_config_works(run: Path, tmp_path: Path, subcommand: str) -> None:
+def test_the_runs_own_config_works(run: Path, tmp_path: Path, subcommand: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    exported = []
+    monkeypatch.setattr(MultiResPatchSSL, "to_onnx", lambda self, *_, **__: exported.append(self) or tmp_path)
     more = ["--export_type=onnx", f"--export_root={tmp_path}"] if subcommand == "export" else []
     config = f"--config={run / 'config.yaml'}"
     AnomalibCLI(
         [subcommand, config, f"--ckpt_path={checkpoint_of(run)}", f"--default_root_dir={tmp_path}", *QUIET, *more]
     )
     if subcommand == "export":
-        assert (tmp_path / "weights" / "onnx" / "model.onnx").is_file()
+        (model,) = exported
+        assert model.hparams["top_q"] == 0.5
+        kept = torch.load(checkpoint_of(run), weights_only=True)["state_dict"]
+        assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
     else:
         pd.testing.assert_series_equal(scores(tmp_path), scores(run))
 

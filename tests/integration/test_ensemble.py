@@ -146,6 +146,7 @@ def test_without_a_fit_the_threshold_is_the_middle(trained: dict[str, Path]) -> 
     assert processed.pred_score.diff().min() > 0
 
 
+@pytest.mark.slow  # one is exported at each run in test_export_parity.py
 @pytest.mark.parametrize("fusion", ["mean", "p_value"])
 def test_an_exported_ensemble_gives_the_same(trained: dict[str, Path], tmp_path: Path, fusion: str) -> None:
     runtime = pytest.importorskip("onnxruntime")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from anomalib.deploy import ExportType
 from anomalib.engine import Engine
+from one_trace import one_trace
 from tiny_radiographs import TinyRadiographs
 
 from anomalib_cxr.deploy import ExportedDetector, read_metadata
@@ -42,7 +43,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     (checkpoint,) = root.rglob("model.ckpt")
     kinds = (ExportType.ONNX, ExportType.OPENVINO)
     # By models that know nothing yet: all comes from the checkpoint.
-    exported = [engine().export(model(), kind, export_root=root / "export", ckpt_path=checkpoint) for kind in kinds]
+    with one_trace():
+        exported = [engine().export(model(), kind, export_root=root / "export", ckpt_path=checkpoint) for kind in kinds]
     return Run(root, checkpoint, [Path(path) for path in exported if path])
 
 

@@ -32,9 +32,8 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600, check=False)
 
 
-@pytest.mark.parametrize(
-    "kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow), pytest.param("torch", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "openvino", "torch"])
 def test_export_and_infer(trained: tuple[Path, Path], tmp_path: Path, kind: str) -> None:
     checkpoint, films = trained
     command = [str(Path(sys.executable).with_name("anomalib")), "export", "--model", "AnatPaste"]

@@ -15,6 +15,7 @@ import yaml
 from anomalib.data import ImageBatch, ImageItem
 from anomalib.deploy import CompressionType, ExportType
 from anomalib.engine import Engine
+from one_trace import one_trace
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -27,7 +28,9 @@ N_IMAGES, SIDE, REFERENCES = 200, 64, 50
 TOLERANCE = 1e-4
 
 MODELS: dict[str, Any] = {
-    "AnatPaste": lambda: AnatPaste(image_size=SIDE, max_steps=20, steps_per_epoch=20, num_workers=0, seed=3),
+    "AnatPaste": lambda: AnatPaste(
+        image_size=SIDE, max_steps=20, steps_per_epoch=20, backbone="resnet10t", num_workers=0, seed=3
+    ),
     "local": lambda: AnatPaste(
         preset="best", image_size=SIDE, max_steps=5, steps_per_epoch=5, backbone="resnet10t", num_workers=0, seed=3
     ),
@@ -114,7 +117,7 @@ def export_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Expor
     @functools.cache
     def export(name: str) -> Exported:
         make = MODELS.get(name) or functools.partial(
-            Ensemble, [str(export(member)[0]) for member in ("AnatPaste", "frozen")]
+            Ensemble, [str(export(member)[0]) for member in ("AnatPaste", "frozen")], fusion="p_value"
         )
         return fit_and_export(make, tmp_path_factory.mktemp(name), SIDE)
 
@@ -135,10 +138,11 @@ def fit_and_export(make: Callable[[], Any], root: Path, side: int) -> Exported:
     model = make()
     engine(root).fit(model, datamodule=DrawnFiles(root / "data", side))
     (checkpoint,) = root.rglob("model.ckpt")
-    paths = [
-        engine(root).export(make(), kind, export_root=root / "export", ckpt_path=checkpoint)
-        for kind in (ExportType.ONNX, ExportType.OPENVINO)
-    ]
+    with one_trace():
+        paths = [
+            engine(root).export(make(), kind, export_root=root / "export", ckpt_path=checkpoint)
+            for kind in (ExportType.ONNX, ExportType.OPENVINO)
+        ]
     return checkpoint, *paths, type(model)
 
 
@@ -179,12 +183,12 @@ def _batches(images: np.ndarray, batch: int) -> list[np.ndarray]:
 @pytest.mark.parametrize("side", [SIDE, 2 * SIDE])
 def test_exported_equals_lightning(exported_or_ensemble: Exported, tmp_path: Path, side: int) -> None:
     checkpoint, *paths, model_class = exported_or_ensemble
-    images = draw(side, seed=100 + side)
+    images = draw(side, seed=100 + side, count=N_IMAGES if side == SIDE else N_IMAGES // 4)
     expected = lightning_predictions(checkpoint, model_class, images, tmp_path)
     # Both decisions, scores on both sides of the threshold, few tied: a saturated score would hide any deviation.
     assert 0.05 < expected["pred_label"].mean() < 0.95
     assert (abs(expected["pred_score"] - 0.5) < 0.4).mean() > 0.3
-    assert len(np.unique(expected["pred_score"])) > 0.8 * N_IMAGES
+    assert len(np.unique(expected["pred_score"])) > 0.8 * len(images)
     compare(expected, images, *paths)
 
 
