@@ -155,10 +155,13 @@ def test_held_out_normals_are_hardly_marked(tmp_path: Path, tiny_root: Path) -> 
     model, engine = AnatPaste(**SMALL), _engine(tmp_path)
     data = TinyRadiographs(tiny_root)  # labels only, no masks
     engine.fit(model, datamodule=data)
-    batches = engine.predict(model, datamodule=data)  # of the test images
-    masks, labels = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("pred_mask", "gt_label"))
+    for part, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
+        batches = engine.predict(model, dataloaders=loader)
+        masks, labels = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("pred_mask", "gt_label"))
+        marked = float(masks[~labels.bool()].float().mean())
+        assert marked < 0.2
+        assert marked > 0 or part == "test"  # the threshold is a quantile of these maps
     assert (len(labels), int(labels.sum())) == (24, 12)
-    assert 0 < masks[~labels.bool()].float().mean() < 0.2
 
 
 def test_validation_without_abnormal_images_keeps_the_last(tmp_path: Path, tiny_root: Path, caplog) -> None:

@@ -12,6 +12,7 @@ from anomalib.cli import AnomalibCLI
 from anomalib.data import InferenceBatch
 from anomalib.engine import Engine
 from anomalib.models import Padim
+from scipy.special import logsumexp
 from sklearn import metrics as sk
 from tiny_radiographs import TinyRadiographs
 
@@ -96,7 +97,8 @@ def test_p_values_are_those_of_the_members_own_normal_images(trained: dict[str, 
             raw = module.model(module.pre_processor(images())).pred_score.flatten().double().numpy()
         quartiles = np.subtract(*np.percentile(normal, [75, 25])) / 1.34
         width = 0.9 * min(normal.std(ddof=1), quartiles) * len(normal) ** -0.2
-        expected.append(-np.log((1 / (1 + np.exp((raw[:, None] - normal) / width))).mean(axis=1)))
+        logarithms = -np.logaddexp(0, (raw[:, None] - normal) / width)  # of 1 / (1 + exp(…)), which may be below 1e-308
+        expected.append(np.log(len(normal)) - logsumexp(logarithms, axis=1))
     assert found.pred_score.numpy() == pytest.approx(np.mean(expected, axis=0), rel=1e-3, abs=1e-4)
     _, maps = alone(trained, *names)
     assert found.anomaly_map.numpy() == pytest.approx(maps.numpy().mean(axis=0), abs=1e-6)

@@ -133,10 +133,13 @@ def test_steps_with_fewer_patches_than_asked_for_are_warned_of(tmp_path: Path, t
 def test_held_out_normals_are_hardly_marked(tmp_path: Path, tiny_root: Path) -> None:
     data = TinyRadiographs(tiny_root)  # labels only, no masks
     model, engine = _fit(tmp_path, data)
-    batches = engine.predict(model, datamodule=data)  # of the test images
-    masks, labels = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("pred_mask", "gt_label"))
+    for part, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
+        batches = engine.predict(model, dataloaders=loader)
+        masks, labels = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("pred_mask", "gt_label"))
+        marked = float(masks[~labels.bool()].float().mean())
+        assert marked < 0.2
+        assert marked > 0 or part == "test"  # the threshold is a quantile of these maps
     assert (len(labels), int(labels.sum())) == (24, 12)
-    assert 0 < masks[~labels.bool()].float().mean() < 0.2
 
 
 def test_faults_name_themselves(tmp_path: Path, tiny_root: Path) -> None:

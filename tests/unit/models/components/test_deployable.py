@@ -97,6 +97,14 @@ class _TorchWithoutData:
 
 
 class _Small(DeployableMixin, _TorchWithoutData):  # type: ignore[misc]
+    device = "meta"
+
+    def __init__(self) -> None:
+        self.moved: list[str] = []
+
+    def to(self, device: str) -> None:
+        self.moved.append(device)
+
     def export_metadata(self) -> dict[str, Any]:
         return exported_by_hand.metadata()
 
@@ -108,7 +116,9 @@ def test_weights_of_a_former_export_are_not_taken_for_these(tmp_path: Path) -> N
     stale = tmp_path / "weights" / "onnx" / "model.onnx.data"
     stale.parent.mkdir(parents=True)
     stale.write_bytes(np.full(1000, 0.9, np.float32).tobytes())
-    path = _Small().to_onnx(tmp_path)
+    model = _Small()
+    path = model.to_onnx(tmp_path)
+    assert model.moved == ["cpu", "meta"]  # traced on the CPU, then back
     assert stale.read_bytes().startswith(np.full(300, 0.5, np.float32).tobytes())
     (found,) = ExportedDetector(path).predict([np.full((32, 32), 0.7, np.float32)])
     assert found.abnormal
