@@ -163,22 +163,25 @@ def test_nothing_is_imported_at_start_up_and_a_broken_plugin_only_warns(tmp_path
     assert "could not register with anomalib.models (RuntimeError: broken on purpose)" in done.stderr.replace("\n", "")
 
 
-def test_the_start_up_line_takes_under_a_millisecond(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_start_up_line_takes_as_long_as_a_few_small_imports(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = REPOSITORY / "anomalib_cxr" / "_startup"
     line = compile((folder / "anomalib_cxr.pth").read_text(), "anomalib_cxr.pth", "exec")
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.delenv("ANOMALIB_CXR_PLUGIN", raising=False)
     finders = sys.meta_path
-    seconds = []
+    seconds: dict[str, list[float]] = {"_anomalib_cxr_hook": [], "numbers": []}
     for _ in range(300):
-        monkeypatch.delitem(sys.modules, "_anomalib_cxr_hook", raising=False)
-        monkeypatch.setattr(sys, "meta_path", list(finders))
-        start = time.perf_counter()
-        exec(line, {})
-        seconds.append(time.perf_counter() - start)
-        assert Path(sys.modules["_anomalib_cxr_hook"].__file__).parent == folder
-        assert len(sys.meta_path) == len(finders) + 1
-    assert min(seconds) < 1e-3  # the shortest: whatever else the machine does can only lengthen the others
+        for module, code in (("_anomalib_cxr_hook", line), ("numbers", "import numbers")):
+            monkeypatch.delitem(sys.modules, module, raising=False)
+            monkeypatch.setattr(sys, "meta_path", list(finders))
+            start = time.perf_counter()
+            exec(code, {})
+            seconds[module].append(time.perf_counter() - start)
+            if module == "_anomalib_cxr_hook":
+                assert Path(sys.modules[module].__file__).parent == folder
+                assert len(sys.meta_path) == len(finders) + 1
+    # The shortest of each: whatever else the machine does can only lengthen the others. 0.6 ms on a slow core.
+    assert min(seconds["_anomalib_cxr_hook"]) < 4 * min(seconds["numbers"])
 
 
 @pytest.fixture(scope="module")
