@@ -152,6 +152,32 @@ def rsna(root: Path, normal: int = 24, abnormal: int = 12, other: int = 3, suffi
     return root
 
 
+def nih(root: Path, normal: int = 24, abnormal: int = 12, numbered: bool = False) -> Path:
+    """NIH ChestX-ray14 with its lists and a box or two an abnormal image; every fourth patient has two images."""
+    rows, boxes = [], []
+    lists: dict[str, list[str]] = {"train_val_list.txt": [], "test_list.txt": []}
+    for i in range(normal + abnormal):
+        sick = i >= normal
+        for number in range(1 + (i % 4 == 0)):
+            name = f"{i + 1:08}_{number:03}.png"
+            save(
+                root / (f"images_{1 + i % 3:03}/images" if numbered else "images") / name, chest(10 * i + number, sick)
+            )
+            lists["test_list.txt" if i % 3 == 0 else "train_val_list.txt"].append(name)
+            rows.append([name, "Effusion|Infiltration" if sick else "No Finding", number, i + 1, 57, "M", "PA"])
+            for finding, box in (("Effusion", "256.0,128.0,512.0,256.0"), ("Infiltrate", "0.0,768.0,256.0,256.0")):
+                if sick and (finding == "Effusion" or i % 2):
+                    boxes.append(f"{name},{finding},{box}")
+    head = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position"
+    size = "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
+    lines = [f"{','.join(map(str, row))},48,48,0.143,0.143" for row in rows]
+    (root / "Data_Entry_2017_v2020.csv").write_text("\n".join([f"{head},{size}", *lines, ""]))
+    (root / "BBox_List_2017.csv").write_text("\n".join(["Image Index,Finding Label,Bbox [x,y,w,h],,,", *boxes, ""]))
+    for name, listed in lists.items():
+        (root / name).write_text("\n".join(listed))
+    return root
+
+
 def mimic_cxr(root: Path, normal: int = 16, abnormal: int = 10) -> Path:
     """MIMIC-CXR-JPG with its official split."""
     metadata, splits, labels = [], [], []

@@ -5,6 +5,7 @@ from anomalib_cxr.data.chexpert import CheXpert
 from anomalib_cxr.data.dataset import RadiographDataset
 from anomalib_cxr.data.items import RadiographBatch, RadiographItem
 from anomalib_cxr.data.mimic_cxr import MIMICCXR
+from anomalib_cxr.data.nih import NIH
 from anomalib_cxr.data.padchest import PadChest
 from anomalib_cxr.data.phantom_cxr import PhantomCXR
 from anomalib_cxr.data.radiograph_table import RadiographTable
@@ -13,6 +14,7 @@ from anomalib_cxr.data.zhanglab import ZhangLab
 
 __all__ = [
     "MIMICCXR",
+    "NIH",
     "RSNA",
     "CheXpert",
     "PadChest",

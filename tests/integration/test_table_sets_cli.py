@@ -16,6 +16,7 @@ SETS = {
     "CheXpert": (drawn_sets.chexpert, ["--data.split=official"]),
     "RSNA": (drawn_sets.rsna, ["--data.views=[PA]"]),
     "MIMICCXR": (drawn_sets.mimic_cxr, []),
+    "NIH": (drawn_sets.nih, []),
     "RadiographTable": (drawn_sets.radiograph_table, ["--data.table=images.csv"]),
 }
 

@@ -21,6 +21,7 @@ WAYS = {
     "CheXpert": [{}, {"split": "official"}, {"preset": "anatpaste"}, {"preset": "anatpaste_table2"}],
     "RSNA": [{}, {"preset": "anatpaste", "headers": "headers.csv"}],
     "MIMICCXR": [{}, {"split": "patient"}],
+    "NIH": [{}, {"split": "patient"}, {"split": "patient", "masks": True}],
     "RadiographTable": [{"table": "images.csv"}, {"table": "with_split.csv"}],
     "ZhangLab": [{"val_per_class": 2}],
 }
@@ -96,6 +97,22 @@ def write_set(name: str, root: Path, rows: list[tuple[int, bool, bool]], reverse
         official = {"train": "train", "val": "validate", "test": "test"}
         write("mimic-cxr-2.0.0-split.csv", [{"dicom_id": f"d{i}", "split": official[part[i]]} for i in numbers])
         write("mimic-cxr-2.0.0-chexpert.csv", [{**ids[i], **finding(rows[i][1])} for i in numbers])
+    elif name == "NIH":
+        names = [f"{p:08}_{i:03}.png" for i, (p, _, _) in enumerate(rows)]
+        write(
+            "Data_Entry_2017_v2020.csv",
+            [
+                {"Image Index": names[i], "Finding Labels": "Mass|Hernia" if sick else "No Finding"}
+                | {"Patient ID": p, "View Position": view[i]}
+                for i, (p, sick, _) in enumerate(rows)
+            ],
+        )
+        for file, is_test in (("train_val_list.txt", False), ("test_list.txt", True)):
+            listed = [names[i] for i in range(len(rows)) if (part[i] == "test") == is_test]
+            (root / file).write_text("\n".join([*listed, f"99999999_00{int(is_test)}.png"]))
+        box = ("Bbox [x", "y", "w", "h]")
+        marked = [{"Image Index": names[i]} | dict.fromkeys(box, 5) for i, (_, sick, _) in enumerate(rows) if sick]
+        write("BBox_List_2017.csv", marked or [{"Image Index": names[0]} | dict.fromkeys(box, 5)])
     elif name == "RadiographTable":
         table = [{"image_path": f"{i}.png", "label": int(sick), "patient_id": p} for i, (p, sick, _) in enumerate(rows)]
         write("images.csv", table)
@@ -135,7 +152,7 @@ def number_of(name: str, path: str) -> int | None:
     if name == "ZhangLab":
         found = re.search(r"_virus_(\d+)|IM-\d+-(\d+)", path)
         return int(found[1] or found[2]) if found else None
-    return int(re.findall(r"\d+", path.rpartition("/")[2])[0])
+    return int(re.findall(r"\d+", path.rpartition("/")[2])[1 if name == "NIH" else 0])
 
 
 @pytest.mark.parametrize("name", WAYS)

@@ -24,6 +24,7 @@ DRAWN = {
     "CheXpert": (drawn_sets.chexpert, {}),
     "RSNA": (drawn_sets.rsna, {}),
     "MIMICCXR": (drawn_sets.mimic_cxr, {}),
+    "NIH": (drawn_sets.nih, {}),
     "RadiographTable": (drawn_sets.radiograph_table, {"table": "images.csv"}),
 }
 
@@ -341,6 +342,102 @@ def test_mimic_takes_the_official_split(tmp_path):
     assert all(official[Path(p).stem] == s for p, s in zip(samples["image_path"], samples["split"], strict=True))
     sick_training = sum(1 for i, part in enumerate(official.values()) if i >= 16 and part == "train")
     assert len(samples) == 26 - sick_training
+
+
+def test_nih_official_split_is_kept_and_validation_drawn_from_its_training(tmp_path):
+    samples = make("NIH", tmp_path, val_ratio=0.25).samples
+    listed = {part: set((tmp_path / f"{part}_list.txt").read_text().split()) for part in ("train_val", "test")}
+    parts = {Path(path).name: part for path, part in zip(samples["image_path"], samples["split"], strict=True)}
+    assert {name for name, part in parts.items() if part == "test"} == listed["test"]
+    assert {name for name, part in parts.items() if part != "test"} <= listed["train_val"]
+    # Every third patient is tested, every fourth has two images: 20 + 10 are left, of which a quarter is validation.
+    assert numbers(samples) == {
+        ("train", "normal"): 16,
+        ("val", "normal"): 4,
+        ("val", "abnormal"): 2,
+        ("test", "normal"): 10,
+        ("test", "abnormal"): 5,
+    }
+    assert set(samples["findings"]) == {"", "Effusion|Infiltration"}
+
+
+def test_nih_layouts_and_views(tmp_path):
+    flat = make("NIH", tmp_path / "flat").samples
+    numbered = sets.NIH(drawn_sets.nih(tmp_path / "numbered", numbered=True), **QUICK).samples
+    assert set(numbered["image_path"].str.split("/").str[-3]) == {"images_001", "images_002", "images_003"}
+    assert numbers(flat) == numbers(numbered)
+    drawn_sets.nih(tmp_path / "bare")
+    for path in (tmp_path / "bare/images").iterdir():
+        path.rename(tmp_path / "bare" / path.with_suffix(".jpg").name)  # a converted copy
+    (tmp_path / "bare/images").rmdir()
+    assert numbers(sets.NIH(tmp_path / "bare", **QUICK).samples) == numbers(flat)
+    table = tmp_path / "flat/Data_Entry_2017_v2020.csv"
+    table.write_text(table.read_text().replace(",1,57,M,PA,", ",1,57,M,AP,"))  # patient 1 has two images
+    assert len(sets.NIH(tmp_path / "flat", views=["PA", "AP"], **QUICK).samples) == len(flat)
+    # The header of 2017's own table ends with a comma, and so do its rows.
+    table.write_text("".join(f"{line},\n" for line in table.read_text().splitlines()))
+    table.rename(table.with_name("Data_Entry_2017.csv"))
+    assert len(sets.NIH(tmp_path / "flat", **QUICK).samples) == len(flat) - 2
+
+
+def test_nih_boxes_are_masks_of_the_images_that_have_them(tmp_path):
+    drawn_sets.nih(tmp_path)
+    path = tmp_path / "BBox_List_2017.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if not line.startswith("00000025_000")))
+    data = sets.NIH(tmp_path, masks=True, split="patient", **QUICK)
+    data.setup()
+    assert data.task == "segmentation"
+    assert "00000025_000.png" not in " ".join(data.samples["image_path"])
+    assert "00000025_001.png" in " ".join(data.samples["image_path"])
+    for item in data.test_data:
+        expected = torch.zeros(48, 48)
+        if item.gt_label:
+            expected[6:18, 12:36] = 1  # 128..384 of 1024 rows and 256..768 columns, at 48 pixels
+            if int(Path(item.image_path).stem[:8]) % 2 == 0:
+                expected[36:48, 0:12] = 1
+        assert torch.equal(item.gt_mask.float(), expected)
+    assert make("NIH", tmp_path / "plain").samples.attrs["task"] == "classification"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("test_list.txt", lambda t: t + "\n00000002_000.png", "1 images are in the other official list too"),
+        ("test_list.txt", lambda t: t.replace("00000001_001.png\n", ""), "in neither official list"),
+        ("test_list.txt", lambda t: t + "\n" + t, "rows repeat an id in column 'file name'"),
+        (
+            "Data_Entry_2017_v2020.csv",
+            lambda t: t.replace("_001.png,No Finding,1,5,", "_001.png,No Finding,1,6,"),
+            "Pat",
+        ),
+        ("Data_Entry_2017_v2020.csv", lambda t: t.replace("No Finding", "No Finding|Mass", 1), "finding at once"),
+        ("Data_Entry_2017_v2020.csv", lambda t: t.replace("No Finding", "Fracture", 1), "unknown finding 'Fracture'"),
+        ("BBox_List_2017.csv", lambda t: t.replace("512.0", "900.0", 1), "data row 1: .* is no box inside 1024"),
+        ("BBox_List_2017.csv", lambda t: t.replace("512.0", "", 1), "data row 1: .* is no box inside 1024"),
+    ],
+)
+def test_nih_tables_that_contradict_each_other_are_refused(tmp_path, caplog, file, change, message):
+    drawn_sets.nih(tmp_path)
+    (tmp_path / file).write_text(change((tmp_path / file).read_text()))
+    data = sets.NIH(tmp_path, masks=True, **QUICK)
+    if message == "in neither official list":
+        _ = data.samples
+        assert "1 images are in neither official list and not used" in caplog.text
+        return
+    with pytest.raises(TableError, match=f"{file}.*{message}"):
+        _ = data.samples
+
+
+def test_nih_official_split_is_refused_where_a_patient_is_on_both_sides(tmp_path):
+    drawn_sets.nih(tmp_path)
+    test, train = tmp_path / "test_list.txt", tmp_path / "train_val_list.txt"
+    test.write_text(test.read_text().replace("00000001_001.png\n", ""))
+    train.write_text(train.read_text() + "\n00000001_001.png")
+    with pytest.raises(TableError, match="1 patients are on both sides of the official split, the first is 00000001"):
+        _ = sets.NIH(tmp_path, **QUICK).samples
+    assert len(sets.NIH(tmp_path, split="patient", **QUICK).samples) == 45
+    assert len(sets.NIH(tmp_path, fold=0, **QUICK).samples) < 45
 
 
 def test_folder_tree_with_masks_and_patients(tmp_path, caplog):

@@ -16,7 +16,7 @@ from anomalib_cxr.pipelines import CrossValidate
 from anomalib_cxr.pipelines.cross_validation.plan import CrossValidationJob, plan_jobs
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "benchmark"
-NAMES = ("zhanglab", "chexpert", "rsna", "padchest", "phantom")
+NAMES = ("zhanglab", "chexpert", "rsna", "padchest", "nih", "phantom")
 SPECIAL = ("localisation", "montgomery")
 
 
