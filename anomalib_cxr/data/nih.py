@@ -14,7 +14,6 @@ from reports by a program; "Infiltration" is "Infiltrate" in the table of the bo
 """
 
 import logging
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,8 @@ from typing import Any, ClassVar, Literal
 import pandas as pd
 
 from anomalib_cxr.checks import check_choice
+from anomalib_cxr.data.dataset import Box
+from anomalib_cxr.data.files import images_by_stem
 from anomalib_cxr.data.selection import Selection
 from anomalib_cxr.data.splits import ABNORMAL, NORMAL, split_officially
 from anomalib_cxr.data.table_datamodule import TableDataModule, compare_counts, find_table
@@ -54,10 +55,8 @@ SIDE = 1024
 _LISTS = {"train": ("train_val_list.txt", 86_524), "test": ("test_list.txt", 25_596)}
 _BOX = ["Bbox [x", "y", "w", "h]"]
 _NAME = re.compile(r"[0-9]{8}_[0-9]{3}\.png")
-_SUFFIXES = {"png", "jpg", "jpeg"}
 
 Split = Literal["official", "patient"]
-Box = tuple[float, float, float, float]
 
 
 class NIH(TableDataModule):
@@ -152,18 +151,16 @@ class NIH(TableDataModule):
     def _locate(self, names: Sequence[str]) -> list[str]:
         """Path of each image below the root, by one look at each folder: numbered ones, else images/, else root."""
         numbered = [path for path in sorted(self.root.glob("images_[0-9]*")) if path.is_dir()]
-        folders = [path / "images" if (path / "images").is_dir() else path for path in numbered]
+        folders = [f"{path.name}/images" if (path / "images").is_dir() else path.name for path in numbered]
         if not folders:
-            folders = [self.root / "images" if (self.root / "images").is_dir() else self.root]
+            folders = ["images" if (self.root / "images").is_dir() else ""]
         files: dict[str, str] = {}
         for folder in folders:
-            prefix = "" if folder == self.root else f"{folder.relative_to(self.root).as_posix()}/"
-            for name in sorted(os.listdir(folder)):  # noqa: PTH208 - names are all that is needed
-                stem, _, suffix = name.rpartition(".")
-                if suffix.lower() in _SUFFIXES and files.setdefault(stem, prefix + name) != prefix + name:
-                    msg = f"NIH: {files[stem]} and {prefix}{name} below {self.root} are one image, remove one of them"
+            for stem, path in images_by_stem(self.root, folder).items():
+                if files.setdefault(stem, path) != path:
+                    msg = f"NIH: {files[stem]} and {path} below {self.root} are one image, remove one of them"
                     raise TableError(msg)
-        base = "images/" if folders == [self.root / "images"] else ""
+        base = "images/" if folders == ["images"] else ""
         return [files.get(name.removesuffix(".png"), base + name) for name in names]
 
     def _official_parts(self, names: Sequence[str], patients: Sequence[str]) -> list[str]:

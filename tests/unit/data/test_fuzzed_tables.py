@@ -51,11 +51,18 @@ TARGETS: dict[str, tuple[Callable[[Path], Path], dict[str, object], list[str], i
         FEW,
     ),
     "NIH": (partial(drawn_sets.nih, normal=3, abnormal=2), {"masks": True}, ["Data*", "BBox*", "*_list.txt"], MANY),
+    "MedAD": (partial(drawn_sets.med_ad, normal=4, abnormal=2), {}, ["data.json"], MANY),
     "RadiographTable": (
         partial(drawn_sets.radiograph_table, normal=2, abnormal=2),
         {"table": "images.csv"},
         ["images.csv"],
         FEW,
+    ),
+    "VinDrCXR": (
+        partial(drawn_sets.vindr_cxr, normal=2, abnormal=1, physionet=True, suffix=".png"),
+        {},
+        ["annotations/*_train.csv"],
+        MANY,
     ),
 }
 KINDS = ("insert", "overwrite", "delete", "cut", "repeat")

@@ -26,6 +26,7 @@ DRAWN = {
     "MIMICCXR": (drawn_sets.mimic_cxr, {}),
     "NIH": (drawn_sets.nih, {}),
     "RadiographTable": (drawn_sets.radiograph_table, {"table": "images.csv"}),
+    "VinDrCXR": (drawn_sets.vindr_cxr, {}),
 }
 # The table with the labels, its columns of ids and labels, and all columns that must be there.
 TABLES = {
@@ -35,6 +36,7 @@ TABLES = {
     "MIMICCXR": ("*-chexpert.csv.gz", "study_id", "Edema", ["subject_id", "No Finding", "Support Devices"]),
     "NIH": ("Data_Entry_2017_v2020.csv", "Image Index", "Finding Labels", ["Patient ID", "View Position"]),
     "RadiographTable": ("images.csv", "image_path", "label", []),
+    "VinDrCXR": ("train.csv", "image_id", "class_name", ["x_min", "y_min", "x_max", "y_max"]),
 }
 
 
