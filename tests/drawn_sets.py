@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -46,7 +47,7 @@ def save(path: Path, image: np.ndarray, bits: int = 8) -> None:
     """Save as JPEG, PNG (8 or 16 bits) or DICOM, by the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = (image * (2**bits - 1)).round().astype(np.uint8 if bits == 8 else np.uint16)
-    if path.suffix == ".dcm":
+    if path.suffix in {".dcm", ".dicom"}:
         save_dicom(path, pixels, bits)
     else:
         Image.fromarray(pixels).save(path)
@@ -149,6 +150,106 @@ def rsna(root: Path, normal: int = 24, abnormal: int = 12, other: int = 3, suffi
     write_csv(root / "stage_2_train_labels.csv", boxes)
     write_csv(root / "stage_2_detailed_class_info.csv", classes)
     (root / "pneumonia-challenge-dataset-mappings_2018.json").write_text(json.dumps(mapping))
+    return root
+
+
+def nih(root: Path, normal: int = 24, abnormal: int = 12, numbered: bool = False) -> Path:
+    """NIH ChestX-ray14 with its lists and a box or two an abnormal image; every fourth patient has two images."""
+    rows, boxes = [], []
+    lists: dict[str, list[str]] = {"train_val_list.txt": [], "test_list.txt": []}
+    for i in range(normal + abnormal):
+        sick = i >= normal
+        for number in range(1 + (i % 4 == 0)):
+            name = f"{i + 1:08}_{number:03}.png"
+            save(
+                root / (f"images_{1 + i % 3:03}/images" if numbered else "images") / name, chest(10 * i + number, sick)
+            )
+            lists["test_list.txt" if i % 3 == 0 else "train_val_list.txt"].append(name)
+            rows.append([name, "Effusion|Infiltration" if sick else "No Finding", number, i + 1, 57, "M", "PA"])
+            for finding, box in (("Effusion", "256.0,128.0,512.0,256.0"), ("Infiltrate", "0.0,768.0,256.0,256.0")):
+                if sick and (finding == "Effusion" or i % 2):
+                    boxes.append(f"{name},{finding},{box}")
+    head = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position"
+    size = "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
+    lines = [f"{','.join(map(str, row))},48,48,0.143,0.143" for row in rows]
+    (root / "Data_Entry_2017_v2020.csv").write_text("\n".join([f"{head},{size}", *lines, ""]))
+    (root / "BBox_List_2017.csv").write_text("\n".join(["Image Index,Finding Label,Bbox [x,y,w,h],,,", *boxes, ""]))
+    for name, listed in lists.items():
+        (root / name).write_text("\n".join(listed))
+    return root
+
+
+def vindr_cxr(
+    root: Path, normal: int = 24, abnormal: int = 12, physionet: bool = False, suffix: str = ".dicom"
+) -> Path:
+    """VinDr-CXR of the challenge, or PhysioNet's with labels of images and a test part; two boxes a film."""
+    for part, first, numbers in (("train", 0, (normal, abnormal)), ("test", 500, (6, 6))):
+        rows: list[dict[str, object]] = []
+        labels: list[dict[str, object]] = []
+        for i in range(sum(numbers)):
+            sick = i >= numbers[0]
+            image = f"{first + i:032x}"
+            if part == "train" or physionet:
+                save(root / part / f"{image}{suffix}", chest(first + i, sick))
+            for number, reader in enumerate(("R8", "R9", "R10") if part == "train" else ("",)):
+                ids = {"image_id": image} | ({"rad_id": reader} if reader else {})
+                box = [12.0, 6.0, 36.0, 18.0] if number != 1 else [0.0, 36.0, 12.0, 48.0]
+                finding = ("Nodule/Mass" if number != 1 else "ILD") if sick else "No finding"
+                corners = dict(zip(("x_min", "y_min", "x_max", "y_max"), box if sick else [""] * 4, strict=True))
+                rows.append({**ids, "class_name": finding, **corners})
+                other = "Other diseases" if part == "train" else "Other disease"
+                labels.append({**ids, "Nodule/Mass": 0, "ILD": 0, other: 0, "No finding": 0} | {finding: 1})
+        if physionet:
+            write_csv(root / f"annotations/annotations_{part}.csv", rows)
+            write_csv(root / f"annotations/image_labels_{part}.csv", labels)
+        elif part == "train":
+            write_csv(root / "train.csv", rows)
+    return root
+
+
+def nlm_tb(root: Path, normal: int = 24, abnormal: int = 12) -> Path:
+    """Montgomery and Shenzhen in turn, all adults; lung masks of all Montgomery and of half of the Shenzhen films."""
+    for i in range(normal + abnormal):
+        sick = i >= normal
+        series, folder = (("MCUCXR", "MontgomerySet"), ("CHNCXR", "ChinaSet_AllFiles"))[i % 2]
+        stem = f"{series}_{i + 1:04}_{int(sick)}"
+        save(root / folder / "CXR_png" / f"{stem}.png", chest(i, sick))
+        about = f"Patient's Sex: F \nPatient's Age: {20 + i:03}Y\n" if i % 2 == 0 else f"male {20 + i}yrs\n"
+        reading = root / folder / "ClinicalReadings" / f"{stem}.txt"
+        reading.parent.mkdir(parents=True, exist_ok=True)
+        reading.write_text(about + ("bilateral PTB" if sick else "normal"))
+        lungs = np.zeros((2, 48, 48))
+        lungs[0, 8:40, 26:42] = lungs[1, 8:40, 6:22] = 1
+        if i % 2 == 0:
+            for side, lung in zip(("left", "right"), lungs, strict=True):
+                save(root / folder / f"ManualMask/{side}Mask/{stem}.png", lung)
+        elif i % 4 == 1:
+            save(root / folder / f"mask/{stem}_mask.png", lungs.sum(0))
+    (root / "MontgomerySet/CXR_png/Thumbs.db").write_bytes(b"no image")
+    return root
+
+
+def med_ad(root: Path, normal: int = 24, abnormal: int = 12) -> Path:
+    """A packed set of MedIAnomaly: half of the normals to train, the rest and all abnormal films to test."""
+    lists: dict[str, dict[str, Any]] = {"train": {"0": []}, "test": {"0": [], "1": []}}
+    for i in range(normal + abnormal):
+        name = f"{i:032x}.png"
+        save(root / "images" / name, chest(i, i >= normal))
+        lists["train" if i < normal // 2 else "test"][str(int(i >= normal))].append(name)
+    lists["train"]["unlabeled"] = {"0": [], "1": ["of_no_use.png"]}
+    (root / "data.json").write_text(json.dumps(lists))
+    return root
+
+
+def bmad_chest(root: Path, flat: bool = False) -> Path:
+    """BMAD's chest split: training films in good/, all others in good/img/ and Ungood/img/, or without img/."""
+    number = 0
+    for part, normal, abnormal in (("train", 16, 0), ("valid", 4, 4), ("test", 6, 6)):
+        for kind, films in (("good", normal), ("Ungood", abnormal)):
+            for _ in range(films):
+                folder = root / part / kind / ("" if flat or part == "train" else "img")
+                save(folder / f"{number}.png", chest(number, kind == "Ungood"))
+                number += 1
     return root
 
 

@@ -2,9 +2,10 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 from anomalib.data import AnomalibDataModule
@@ -89,6 +90,9 @@ class RadiographDataModule(AnomalibDataModule):
         if cache_dir is not None and cache_size is not None:
             self.cache = ImageCache(cache_dir, cache_size, cache_depth)
 
+    val_labels: ClassVar[tuple[str, ...]] = LABELS
+    """Labels that validation must have: normal alone in a set that has no labelled validation films."""
+
     @abstractmethod
     def make_samples(self) -> pd.DataFrame:
         """Make the samples table: one row an image.
@@ -103,7 +107,7 @@ class RadiographDataModule(AnomalibDataModule):
     def samples(self) -> pd.DataFrame:
         """The whole table, made and checked at first use, with ``label_index`` 0 for normal and 1 for abnormal."""
         if self._samples is None:
-            self._samples = check_samples(self.make_samples(), name=self.name)
+            self._samples = check_samples(self.make_samples(), self.name, self.val_labels)
         return self._samples
 
     @property
@@ -159,12 +163,13 @@ class RadiographDataModule(AnomalibDataModule):
         """Keep the validation set as the table has it."""
 
 
-def check_samples(samples: pd.DataFrame, name: str) -> pd.DataFrame:
+def check_samples(samples: pd.DataFrame, name: str, val_labels: Sequence[str] = LABELS) -> pd.DataFrame:
     """Check a samples table and complete it with ``label_index`` and the task.
 
     Args:
         samples: Table as :meth:`RadiographDataModule.make_samples` returns it.
         name: Data set, for messages.
+        val_labels: Labels that validation must have.
 
     Returns:
         A copy with ``label_index``, whose ``attrs["task"]`` is "segmentation" where any row has a mask or boxes, else
@@ -172,7 +177,7 @@ def check_samples(samples: pd.DataFrame, name: str) -> pd.DataFrame:
 
     Raises:
         ValueError: If a column is absent, a label or split unknown, an image or a patient in two splits, a split empty,
-            an abnormal image in train, a row without patient, or validation or test without one of the labels.
+            an abnormal image in train, a row without patient, or validation or test without one of its labels.
     """
     absent = [column for column in COLUMNS if column not in samples.columns]
     if absent:
@@ -198,7 +203,7 @@ def check_samples(samples: pd.DataFrame, name: str) -> pd.DataFrame:
     if len(shared):
         msg = f"{name}: {len(shared)} patients are in more than one split, the first is {shared[0]}"
         raise ValueError(msg)
-    _check_labels(samples, name)
+    _check_labels(samples, name, {"val": val_labels, "test": LABELS})
     masked = samples["mask_path"] != ""
     if "boxes" in samples.columns:
         masked |= samples["boxes"].map(bool)
@@ -212,7 +217,7 @@ def check_samples(samples: pd.DataFrame, name: str) -> pd.DataFrame:
     return samples
 
 
-def _check_labels(samples: pd.DataFrame, name: str) -> None:
+def _check_labels(samples: pd.DataFrame, name: str, needed: Mapping[str, Sequence[str]]) -> None:
     """Refuse empty splits, abnormal training images, and an evaluation without one of the labels."""
     counts = {split: samples["label"][samples["split"] == split].value_counts() for split in SPLITS}
     for split in SPLITS:
@@ -222,8 +227,8 @@ def _check_labels(samples: pd.DataFrame, name: str) -> None:
     if ABNORMAL in counts["train"]:
         msg = f"{name}: {counts['train'][ABNORMAL]} abnormal images in the train split, which takes normal ones only"
         raise ValueError(msg)
-    for split in ("val", "test"):
-        for label in LABELS:
+    for split, labels in needed.items():
+        for label in labels:
             if label not in counts[split]:
                 msg = f"{name}: no {label} image in the {split} split, so nothing can be measured on it"
                 raise ValueError(msg)

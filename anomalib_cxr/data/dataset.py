@@ -23,6 +23,9 @@ from anomalib_cxr.imaging import RadiographError, read_radiograph
 from anomalib_cxr.imaging.cache import ImageCache
 from anomalib_cxr.imaging.mask import read_mask
 
+Box = tuple[float, float, float, float]
+"""x and y of the upper left corner, width, height."""
+
 _REQUIRED = ("image_path", "label_index", "split", "mask_path")
 
 
@@ -36,8 +39,8 @@ class RadiographDataset(AnomalibDataset):
     Args:
         samples: Table with ``image_path``, ``label_index`` (0 normal, 1 abnormal), ``split`` and ``mask_path`` (""
             where there is none), optionally ``patient_id``, ``findings`` (joined by "|"), ``bits`` (stored bit depth of
-            an image, missing where unknown) and ``boxes`` (tuple of (x, y, width, height) in fractions of the image,
-            drawn as the mask).
+            an image, missing where unknown) and ``boxes`` (tuple of (x, y, width, height) in fractions of the image, or
+            in pixels of its file where a column ``boxes_in_pixels`` says so, drawn as the mask).
             ``samples.attrs["task"]`` is "segmentation" or "classification"; where it is absent, masks decide.
             That the files exist is for the datamodule to check, in one scan of the folder.
         augmentations: torchvision v2 transform of image and mask together.
@@ -163,7 +166,8 @@ class RadiographDataset(AnomalibDataset):
         path = sample["mask_path"]
         if not path:
             boxes = sample.get("boxes")
-            return draw_boxes(boxes if isinstance(boxes, tuple) else (), size)
+            boxes = boxes if isinstance(boxes, tuple) else ()
+            return draw_boxes(_fractions(boxes, size, sample) if sample.get("boxes_in_pixels", False) else boxes, size)
         mask = read_mask(path).mask
         if mask.shape != size:
             msg = f"{path}: the mask is {mask.shape} but its image {Path(sample['image_path']).name} is {size}"
@@ -171,7 +175,20 @@ class RadiographDataset(AnomalibDataset):
         return mask
 
 
-def draw_boxes(boxes: tuple[tuple[float, float, float, float], ...], size: tuple[int, int]) -> np.ndarray:
+def _fractions(boxes: tuple[Box, ...], size: tuple[int, int], sample: Any) -> tuple[Box, ...]:
+    """Boxes in pixels as fractions of their image; refused beyond it, where the file is no longer the one measured."""
+    height, width = size
+    for x, y, box_width, box_height in boxes:
+        if x + box_width > width or y + box_height > height:
+            msg = (
+                f"{sample['image_path']}: a box ends at ({x + box_width:g}, {y + box_height:g}), outside its {width} x "
+                f"{height} pixels: the file was made smaller, give the original sizes"
+            )
+            raise RadiographError(msg)
+    return tuple((x / width, y / height, w / width, h / height) for x, y, w, h in boxes)
+
+
+def draw_boxes(boxes: tuple[Box, ...], size: tuple[int, int]) -> np.ndarray:
     """Draw boxes as a mask.
 
     Args:

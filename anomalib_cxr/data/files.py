@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from anomalib_cxr.data.tables import TableError
+from anomalib_cxr.imaging import RADIOGRAPH_SUFFIXES
 from anomalib_cxr.imaging.listing import FileScan, list_radiographs
 
 _LONGEST_PATH = 4096
@@ -121,6 +122,25 @@ def find_bare(root: Path, listed: Sequence[str], candidates: Callable[[], Iterab
                 raise TableError(msg)
             found[name] = path
     return [found.get(path, path) for path in listed]
+
+
+def images_by_stem(root: Path, folder: str) -> dict[str, str]:
+    """List the images right in a folder by their names without suffix; of two of one name, DICOM comes first.
+
+    Args:
+        root: Folder of the data set.
+        folder: Folder below it, "" for the root itself.
+
+    Returns:
+        Path below the root of each.
+    """
+    prefix = f"{folder}/" if folder else ""
+    files: dict[str, str] = {}
+    for name in sorted(os.listdir(root / folder)):  # noqa: PTH208 - names are all that is needed
+        stem, dot, suffix = name.rpartition(".")
+        if dot and f".{suffix.lower()}" in RADIOGRAPH_SUFFIXES:
+            files.setdefault(stem, prefix + name)
+    return files
 
 
 def find_missing(root: Path, listed: Iterable[str]) -> list[str]:

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 _FORMAT = "anomalib-cxr split 1"
 _COLUMNS = ["image", "patient_id", "label", "split"]
 # Which part of a set to use, and the values that ask for no part.
-_ASKED = {"fold": None, "num_folds": None, "fraction": 1.0, "limit": None}
+_ASKED = {"fold": None, "num_folds": None, "fraction": 1.0, "limit": None, "split_list": None}
 
 
 def write_manifest(path: str | Path, table: pd.DataFrame, name: str, settings: dict[str, Any]) -> str:
@@ -157,8 +157,10 @@ def check_settings(made_with: Mapping[str, Any], given: Mapping[str, Any], path:
         name: Data set, for messages.
 
     Raises:
-        TableError: If ``fold``, ``num_folds``, ``fraction`` or ``limit`` is given and is not the manifest's.
+        TableError: If ``fold``, ``num_folds``, ``fraction``, ``limit`` or a split list is given and is not the
+            manifest's.
     """
+    made_with = {"split_list": None, **made_with}  # which versions before it did not write
     differing = {
         key: (made_with[key], value)
         for key, value in json.loads(json.dumps(dict(given))).items()

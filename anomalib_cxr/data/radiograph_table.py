@@ -26,6 +26,7 @@ import pandas as pd
 from anomalib_cxr.data.files import find_bare, inside, scan_images
 from anomalib_cxr.data.mask_files import MaskFolder, refuse_masks
 from anomalib_cxr.data.selection import Selection
+from anomalib_cxr.data.split_list import PARTS
 from anomalib_cxr.data.splits import ABNORMAL, LABELS, NORMAL
 from anomalib_cxr.data.table_datamodule import TableDataModule, locate_table
 from anomalib_cxr.data.tables import TableError, is_missing, parse_depths, read_table, refuse_duplicates
@@ -35,7 +36,6 @@ logger = logging.getLogger(__name__)
 Word = str | int | float
 
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
-_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 class RadiographTable(TableDataModule):
@@ -160,7 +160,7 @@ class RadiographTable(TableDataModule):
         if "bits" in given:
             table["bits"] = parse_depths(given["bits"], path)
         if "split" in given and not is_missing(given["split"]).all():
-            table["split"] = self._translate(given["split"], _SPLITS, path, "train, val or test")
+            table["split"] = self._translate(given["split"], PARTS, path, "train, val or test")
         return table
 
     def _paths(self, listed: pd.Series, path: Path, masks: MaskFolder | None) -> list[str]:
@@ -241,7 +241,7 @@ class RadiographTable(TableDataModule):
         for image in scan.images if masks is None else masks.without(scan):
             folders = [_word(part) for part in image.split("/")[:-1]]
             labels = {self.labels[part] for part in folders if part in self.labels}
-            splits = {_SPLITS[part] for part in folders if part in _SPLITS}
+            splits = {PARTS[part] for part in folders if part in PARTS}
             if len(labels) > 1 or len(splits) > 1:
                 msg = f"RadiographTable: {self.root / image} lies in folders of several labels or splits"
                 raise TableError(msg)
@@ -272,7 +272,7 @@ class RadiographTable(TableDataModule):
             first = table["image_path"][table["split"] == ""].iloc[0]
             msg = f"RadiographTable: {self.root / first} lies in no folder of a split while others do"
             raise TableError(msg)
-        refuse_masks(self.root, dict(zip(table["image_path"], table["label"], strict=True)), {*self.labels, *_SPLITS})
+        refuse_masks(self.root, dict(zip(table["image_path"], table["label"], strict=True)), {*self.labels, *PARTS})
         table["mask_path"] = "" if masks is None else masks.find(list(table["image_path"]))
         return table.assign(patient_id="", findings="")
 

@@ -15,7 +15,6 @@ copies of the class table lack patients.
 
 import json
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +24,7 @@ import pandas as pd
 
 from anomalib_cxr.checks import check_choice
 from anomalib_cxr.data.base import default_num_workers
+from anomalib_cxr.data.files import images_by_stem
 from anomalib_cxr.data.selection import Selection
 from anomalib_cxr.data.splits import ABNORMAL, NORMAL, shrink_counts, split_by_counts
 from anomalib_cxr.data.table_datamodule import TableDataModule, compare_splits, find_table, locate_table
@@ -218,14 +218,9 @@ class RSNA(TableDataModule):
 
     def _locate(self, image_ids: Iterable[str]) -> list[str]:
         """Path of each image below the root, by one look at the folder; DICOM before a converted copy."""
-        folder = next((name for name in _FOLDERS if (self.root / name).is_dir()), ".")
-        files: dict[str, str] = {}
-        for name in sorted(os.listdir(self.root / folder)):  # noqa: PTH208 - names are all that is needed
-            stem, dot, suffix = name.rpartition(".")
-            if dot and suffix.lower() in {"dcm", "dicom", "jpeg", "jpg", "png"}:
-                files.setdefault(stem, name)
-        prefix = "" if folder == "." else f"{folder}/"
-        return [prefix + files.get(image, f"{image}.dcm") for image in image_ids]
+        folder = next((name for name in _FOLDERS if (self.root / name).is_dir()), "")
+        files = images_by_stem(self.root, folder)
+        return [files.get(image, f"{folder}/{image}.dcm".lstrip("/")) for image in image_ids]
 
     def _patients_of(self, image_ids: pd.Series) -> pd.Series:
         """Patient of each image by the published mapping; without it each image counts as a patient."""

@@ -165,6 +165,37 @@ def split_by_patient(table: DataFrame, seed: int, val: float = 0.15, test: float
     return table["patient_id"].astype(str).map(dealt)
 
 
+def split_officially(table: DataFrame, part: Series, seed: int, val: float = 0.15) -> Series:
+    """Keep an official test set, and take validation from the official training set, which has none of its own.
+
+    Training patients with and without abnormal images are dealt separately, so that validation has its share of both.
+    Abnormal training images are not used.
+
+    Args:
+        table: Samples with ``patient_id`` and ``label``, any index.
+        part: "train", "test" or "" (not used) for each row.
+        seed: Key of the patient order.
+        val: Share of the training patients' images for validation, in (0, 1).
+
+    Returns:
+        "train", "val", "test" or "" (not used) for each row, with the index of ``table``.
+
+    Raises:
+        ValueError: If ``val`` is not in (0, 1).
+    """
+    if not 0 < val < 1:
+        msg = f"an official training set needs 0 < val_ratio < 1 to take validation from it, got {val}"
+        raise ValueError(msg)
+    patients = table["patient_id"].astype(str)
+    in_train = part == "train"
+    diseased = patients.isin(patients_with_abnormal(table[in_train]))
+    dealt: dict[str, str] = {}
+    for group in (in_train & ~diseased, in_train & diseased):
+        dealt |= deal_patients(table[group], {"train": 1 - val, "val": val}, seed)
+    split = part.mask(in_train, patients.map(dealt))
+    return split.mask((split == "train") & (table["label"] == ABNORMAL), "")
+
+
 def assign_folds(table: DataFrame, num_folds: int, seed: int) -> Series:
     """Assign each patient to one of ``num_folds`` folds of nearly equal size, stratified by label.
 

@@ -18,12 +18,19 @@ from anomalib_cxr.data.files import find_missing, name_first
 from anomalib_cxr.data.manifest import apply_manifest, check_settings, read_manifest, write_manifest
 from anomalib_cxr.data.masks import OnMaskConflict, check_masks
 from anomalib_cxr.data.selection import Selection
-from anomalib_cxr.data.splits import ABNORMAL, LABELS, NORMAL, split_by_fold, split_by_patient, take_fraction
+from anomalib_cxr.data.split_list import apply_split_list, hash_list, read_split_list
+from anomalib_cxr.data.splits import (
+    ABNORMAL,
+    LABELS,
+    NORMAL,
+    split_by_fold,
+    split_by_patient,
+    split_officially,
+    take_fraction,
+)
 from anomalib_cxr.data.tables import TableError, unify_ids
 
 logger = logging.getLogger(__name__)
-
-_NEEDED = (("train", NORMAL), ("val", NORMAL), ("val", ABNORMAL), ("test", NORMAL), ("test", ABNORMAL))
 
 
 OnProblem = Literal["raise", "skip"]
@@ -45,6 +52,9 @@ class TableDataModule(RadiographDataModule):
         fraction: Part of the patients of each split to use, for a quick start.
         limit: Most patients to use in all.
         split_manifest: File of the split: read if it exists, else made and written there.
+        split_list: Somebody's list of file names per part, CSV or JSON, see
+            :mod:`~anomalib_cxr.data.split_list`: it is the split, in place of any other. Where it names no validation
+            images, ``val_ratio`` of its training patients are taken. A manifest keeps its SHA-256.
         on_missing: What to do if listed images or masks do not exist: ``raise``, or ``skip`` them with a count.
         on_error: What to do with unreadable images: ``raise`` at the first that is needed, or read every image once
             before the training and ``skip`` those that fail; they are listed with their reasons when found and again
@@ -74,6 +84,7 @@ class TableDataModule(RadiographDataModule):
         fraction: float = 1.0,
         limit: int | None = None,
         split_manifest: str | Path | None = None,
+        split_list: str | Path | None = None,
         on_missing: OnProblem = "raise",
         on_error: OnProblem = "raise",
         on_mask_conflict: OnMaskConflict = "raise",
@@ -88,6 +99,7 @@ class TableDataModule(RadiographDataModule):
         self.fraction = fraction
         self.limit = limit
         self.split_manifest = Path(split_manifest) if split_manifest is not None else None
+        self.split_list = Path(split_list) if split_list is not None else None
         self.on_missing = check_choice("on_missing", on_missing, OnProblem)
         self.on_error = check_choice("on_error", on_error, OnProblem)
         self.on_mask_conflict = check_choice("on_mask_conflict", on_mask_conflict, OnMaskConflict)
@@ -231,9 +243,10 @@ class TableDataModule(RadiographDataModule):
             self._gone |= set(selection.table["image_path"][gone])
             selection.keep(~gone, "file exists" if kind == "images" else "mask exists")
 
-    def _refuse_empty(self, selection: Selection, groups: Iterable[tuple[str | None, str]] = _NEEDED) -> None:
-        """Refuse a table that lacks a label, or one in a split, and name the filter that took it."""
-        for split, label in groups:
+    def _refuse_empty(self, selection: Selection, groups: Iterable[tuple[str | None, str]] | None = None) -> None:
+        """Refuse a table that lacks a label, or one that a split needs, and name the filter that took it."""
+        needed = {"train": (NORMAL,), "val": self.val_labels, "test": LABELS}
+        for split, label in groups or [(split, label) for split, labels in needed.items() for label in labels]:
             culprit = selection.emptied(label, split)
             if culprit is not None:
                 what = f"no {label} image is left{f' in the {split} split' if split else ''} after '{culprit}'"
@@ -246,6 +259,7 @@ class TableDataModule(RadiographDataModule):
         settings = {key: getattr(self, key) for key in ("preset", "seed", "val_ratio", "test_ratio")}
         settings |= {key: getattr(self, key) for key in ("fold", "fraction", "limit", *self.split_settings)}
         settings["num_folds"] = None if self.fold is None else self.num_folds
+        settings["split_list"] = None if self.split_list is None else hash_list(self.split_list)
         if self.split_manifest is not None and self.split_manifest.exists():
             manifest, head = read_manifest(self.split_manifest, self.name)
             logger.info("%s: split of %s, SHA-256 %s", self.name, self.split_manifest, head["sha256"])
@@ -254,15 +268,37 @@ class TableDataModule(RadiographDataModule):
             selection.split(apply_manifest(table, manifest, self.split_manifest, self.name))
             self._refuse_empty(selection)
             return
-        selection.split(self.make_splits(table))
+        selection.split(self.make_splits(table) if self.split_list is None else self._split_by_list(table))
         if self.fraction != 1.0 or self.limit is not None:
             taken = take_fraction(selection.table, self.seed, self.fraction, self.limit)
             selection.keep(taken, f"fraction {self.fraction}, limit {self.limit}")
         self._refuse_empty(selection)
         if self.split_manifest is not None:
-            check_samples(selection.table, self.name)  # a split that is refused must not be kept
+            check_samples(selection.table, self.name, self.val_labels)  # a split that is refused must not be kept
             rows = selection.table.rename(columns={"image_path": "image"})
             write_manifest(self.split_manifest, rows, self.name, settings)
+
+    def _split_by_list(self, table: pd.DataFrame) -> pd.Series:
+        """Split as the list says; validation is drawn from its training part where it has none."""
+        path = self.split_list
+        if path is None or self.fold is not None or self.preset is not None:
+            msg = f"{self.name}: the split list {path} is the split, drop fold and preset"
+            raise ValueError(msg)
+        parts = read_split_list(path)
+        logger.info("%s: split list %s, SHA-256 %s", self.name, path, hash_list(path))
+        split = apply_split_list(table, parts, path, self.name)
+        unused = (split == "train") & (table["label"] == ABNORMAL)
+        if unused.any():
+            logger.info("%s: %d abnormal images in its training part are not trained on", self.name, unused.sum())
+        if "val" in parts.values():
+            return split.mask(unused, "")
+        logger.warning(
+            "%s: the split list %s names no validation images: val_ratio %g of its training patients are taken",
+            self.name,
+            path,
+            self.val_ratio,
+        )
+        return split_officially(table, split, self.seed, self.val_ratio)
 
     def _keep_readable(self, selection: Selection) -> None:
         """Leave out what cannot be read, and say why."""

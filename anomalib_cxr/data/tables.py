@@ -42,6 +42,24 @@ class TableError(ValueError):
 
 
 def read_table(path: str | Path, required: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
+    """Read columns of a CSV file into a frame, see :func:`read_columns`.
+
+    Args:
+        path: File, gzipped where its content says so.
+        required: Columns that must be there, at least one.
+        optional: Further columns that are read where they are there.
+
+    Returns:
+        Frame of str in the order of ``required`` then ``optional``, one row a record; empty cells are "".
+
+    Raises:
+        TableError: As :func:`read_columns`.
+    """
+    columns = read_columns(path, required, optional)
+    return pd.DataFrame({column: pd.Series(cells, dtype=str) for column, cells in columns.items()})
+
+
+def read_columns(path: str | Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, list[str]]:
     """Read columns of a CSV file, plain or gzipped.
 
     The delimiter is that of a first line such as ``sep=;``, as Excel writes it, else the one of comma, semicolon, tab
@@ -55,11 +73,11 @@ def read_table(path: str | Path, required: Sequence[str], optional: Sequence[str
         optional: Further columns that are read where they are there.
 
     Returns:
-        Frame of str in the order of ``required`` then ``optional``, one row a record; empty cells are "".
+        Cells by column, in the order of ``required`` then ``optional``, one a record; empty cells are "".
 
     Raises:
         TableError: If the file is missing, empty, no text or no CSV, lacks required columns or names one twice, or has
-            no row or one of another length than its header.
+            no row or one of another length than its header. Cells below last columns without a name may be missing.
     """
     path = Path(path)
     try:
@@ -71,9 +89,9 @@ def read_table(path: str | Path, required: Sequence[str], optional: Sequence[str
         except UnicodeDecodeError:
             if encoding != _UTF8 or not _is_single_byte(opener, path):
                 raise
-        table = _read(path, partial(opener, path, "rt", encoding="cp1252", newline=""), required, optional)
+        columns = _read(path, partial(opener, path, "rt", encoding="cp1252", newline=""), required, optional)
         logger.warning("%s is no UTF-8 and is read as Windows-1252: save it as UTF-8 if letters are wrong", path)
-        return table
+        return columns
     except TableError:
         raise
     except FileNotFoundError as error:
@@ -106,7 +124,9 @@ def _is_single_byte(opener: Callable[..., Any], path: Path) -> bool:
         return not _MULTIBYTE.search(file.read().decode("utf-8", "surrogateescape"))
 
 
-def _read(path: Path, open_text: Callable[[], Any], required: Sequence[str], optional: Sequence[str]) -> pd.DataFrame:
+def _read(
+    path: Path, open_text: Callable[[], Any], required: Sequence[str], optional: Sequence[str]
+) -> dict[str, list[str]]:
     """Read the columns of a text by the first delimiter that makes its header hold them."""
     with open_text() as text:
         stated = _SEPARATOR.fullmatch(text.readline(_LONGEST_LINE).rstrip("\r\n"))
@@ -132,11 +152,11 @@ def _read(path: Path, open_text: Callable[[], Any], required: Sequence[str], opt
                 continue
             if delimiter != ",":
                 logger.info("%s is separated by %r", path.name, delimiter)
-            cells = _collect(path, rows, len(columns), places)
+            cells = _collect(path, rows, columns, places)
             if not cells[0]:
                 msg = f"{path} has no row below its first line"
                 raise TableError(msg)
-            return pd.DataFrame({column: pd.Series(cells[i], dtype=str) for i, column in enumerate(wanted)})
+            return dict(zip(wanted, cells, strict=True))
     if failure is not None and not best:
         raise failure
     missing = [column for column in required if _plain_name(column) not in best]
@@ -160,19 +180,46 @@ def _plain_name(column: str) -> str:
     return " ".join(column.split())
 
 
-def _collect(path: Path, rows: Iterable[list[str]], length: int, places: list[int]) -> list[list[str]]:
+def _collect(path: Path, rows: Iterable[list[str]], columns: list[str], places: list[int]) -> list[list[str]]:
     """Collect the wanted cells by column, and refuse rows that are too short or too long."""
+    length = len(columns)
+    shortest = max(place for place, column in enumerate(columns, start=1) if column)
     cells: list[list[str]] = [[] for _ in places]
     adders = [(column.append, place) for column, place in zip(cells, places, strict=True)]
     for number, row in enumerate(rows, start=1):
         if not row:
             continue
-        if len(row) != length and (len(row) < length or any(row[length:])):
+        if len(row) != length and (len(row) < shortest or any(row[length:])):
             msg = f"{path}: data row {number} has {len(row)} cells, the first line has {length}"
             raise TableError(msg)
         for add, place in adders:
             add(row[place])
     return cells
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """Read a list of one entry a line, plain or gzipped, without the blanks around them and without empty lines.
+
+    Args:
+        path: File in UTF-8.
+
+    Returns:
+        The entries.
+
+    Raises:
+        TableError: If the file is missing, no text, or has no entry.
+    """
+    path = Path(path)
+    try:
+        with _opener(path)(path, "rt", encoding=_UTF8) as text:
+            lines = [stripped for line in text.read().splitlines() if (stripped := line.strip())]
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        msg = f"the list {path} cannot be read: {' '.join(str(error).split())}"
+        raise TableError(msg) from error
+    if not lines:
+        msg = f"the list {path} is empty"
+        raise TableError(msg)
+    return lines
 
 
 def is_missing(values: pd.Series) -> pd.Series:
@@ -303,6 +350,38 @@ def _number(cell: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def parse_number(cell: str) -> float:
+    """Parse one cell.
+
+    Args:
+        cell: Text of the cell.
+
+    Returns:
+        Its finite number; NaN where it has none, be it empty or another text.
+    """
+    number = _number(cell)
+    return math.nan if number is None else number
+
+
+def refuse_repeated(ids: Sequence[str], column: str, path: str | Path) -> None:
+    """Refuse a list of ids that names one twice.
+
+    Args:
+        ids: The ids.
+        column: Column or list that they are, for the message.
+        path: File it came from, for the message.
+
+    Raises:
+        TableError: If an id occurs more than once.
+    """
+    repeats = len(ids) - len(set(ids))
+    if repeats:
+        seen: set[str] = set()
+        first = next(one for one in ids if one in seen or seen.add(one))  # type: ignore[func-returns-value]
+        msg = f"{path}: {repeats} rows repeat an id in column '{column}', the first is {first!r}"
+        raise TableError(msg)
+
+
 def refuse_duplicates(ids: pd.Series, path: str | Path) -> None:
     """Refuse a column of ids that names one twice.
 
@@ -313,10 +392,7 @@ def refuse_duplicates(ids: pd.Series, path: str | Path) -> None:
     Raises:
         TableError: If an id occurs more than once.
     """
-    twice = ids[ids.duplicated()]
-    if len(twice):
-        msg = f"{path}: {len(twice)} rows repeat an id in column '{ids.name}', the first is {twice.iloc[0]!r}"
-        raise TableError(msg)
+    refuse_repeated(ids.tolist(), str(ids.name), path)
 
 
 def unify_ids(ids: pd.Series, name: str) -> pd.Series:

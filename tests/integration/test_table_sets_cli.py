@@ -16,6 +16,10 @@ SETS = {
     "CheXpert": (drawn_sets.chexpert, ["--data.split=official"]),
     "RSNA": (drawn_sets.rsna, ["--data.views=[PA]"]),
     "MIMICCXR": (drawn_sets.mimic_cxr, []),
+    "NIH": (drawn_sets.nih, []),
+    "NLMTB": (drawn_sets.nlm_tb, []),
+    "MedAD": (drawn_sets.med_ad, []),
+    "VinDrCXR": (drawn_sets.vindr_cxr, []),
     "RadiographTable": (drawn_sets.radiograph_table, ["--data.table=images.csv"]),
 }
 
@@ -56,6 +60,18 @@ def test_fit_test_and_padim(name, tmp_path):
     output = anomalib(tmp_path, "train", *padim, "--model.n_features=10", *data)
     assert 0 <= image_auroc(output) <= 1
     assert [path for path in tmp_path.glob(f"Padim/{name}/**/images/**/*.*") if path.suffix in {".png", ".jpg"}]
+
+
+@pytest.mark.slow
+def test_bmads_chest_split(tmp_path):
+    root = drawn_sets.bmad_chest(tmp_path / "data")
+    data = ["--data=RadiographTable", f"--data.root={root}", "--data.train_batch_size=4", "--data.num_workers=0"]
+    data += ["--data.normal_values=good", "--data.abnormal_values=Ungood"]
+    for model in (
+        ["--model=AnatPaste", "--model.image_size=64", "--model.max_steps=4"],
+        ["--model=Padim", "--model.backbone=resnet18", "--model.layers=[layer1]", "--model.pre_trained=false"],
+    ):
+        assert 0 <= image_auroc(anomalib(tmp_path, "train", *model, *data)) <= 1
 
 
 @pytest.mark.slow

@@ -24,7 +24,9 @@ DRAWN = {
     "CheXpert": (drawn_sets.chexpert, {"split": "official"}),
     "RSNA": (drawn_sets.rsna, {}),
     "MIMICCXR": (drawn_sets.mimic_cxr, {}),
+    "NIH": (drawn_sets.nih, {}),
     "RadiographTable": (drawn_sets.radiograph_table, {"table": "images.csv"}),
+    "VinDrCXR": (drawn_sets.vindr_cxr, {}),
 }
 # The table with the labels, its columns of ids and labels, and all columns that must be there.
 TABLES = {
@@ -32,7 +34,9 @@ TABLES = {
     "CheXpert": ("*/train.csv", "Path", "Edema", ["AP/PA", "No Finding", "Support Devices", "Atelectasis"]),
     "RSNA": ("stage_2_train_labels.csv", "patientId", "Target", ["x", "y", "width", "height"]),
     "MIMICCXR": ("*-chexpert.csv.gz", "study_id", "Edema", ["subject_id", "No Finding", "Support Devices"]),
+    "NIH": ("Data_Entry_2017_v2020.csv", "Image Index", "Finding Labels", ["Patient ID", "View Position"]),
     "RadiographTable": ("images.csv", "image_path", "label", []),
+    "VinDrCXR": ("train.csv", "image_id", "class_name", ["x_min", "y_min", "x_max", "y_max"]),
 }
 
 
@@ -229,6 +233,7 @@ def test_files_that_emptied_a_split_are_named(name, root, argument, culprit):
         ("CheXpert", {"views": ["LL", "RL"]}, "view LL or RL"),
         ("RSNA", {"views": ["AP"]}, "view AP"),
         ("MIMICCXR", {"views": ["LATERAL"]}, "view LATERAL"),
+        ("NIH", {"views": ["AP"]}, "view AP"),
     ],
 )
 def test_a_filter_that_leaves_nothing_is_named(name, arguments, culprit, root):

@@ -10,6 +10,7 @@ from pathlib import Path
 import drawn_sets
 import numpy as np
 import pytest
+from anomalib.data import BMAD
 from PIL import Image
 
 from anomalib_cxr.data import RadiographTable
@@ -419,3 +420,31 @@ def test_names_that_are_no_utf8(tmp_path, caplog):
     assert b"abnormal/J\xfcrgen0.png," in (tmp_path / "split.csv").read_bytes()
     again.setup()
     assert next(iter(again.test_dataloader())).image.shape[1:] == (3, 48, 48)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_bmads_chest_split_is_kept(tmp_path, flat):
+    data = RadiographTable(
+        drawn_sets.bmad_chest(tmp_path, flat), normal_values="good", abnormal_values="Ungood", **QUICK
+    )
+    assert counts(data.samples) == {
+        ("train", "normal"): 16,
+        ("val", "normal"): 4,
+        ("val", "abnormal"): 4,
+        ("test", "normal"): 6,
+        ("test", "abnormal"): 6,
+    }
+    for path, split in zip(data.samples["image_path"], data.samples["split"], strict=True):
+        assert Path(path).relative_to(tmp_path).parts[0] == {"val": "valid"}.get(split, split)
+
+
+def test_why_bmads_chest_split_is_not_read_by_anomalibs_own_datamodule(tmp_path):
+    """If this fails, Anomalib reads it now, and configs/benchmark/bmad_chest.yaml may take its own."""
+    drawn_sets.bmad_chest(tmp_path / "Chest")
+    data = BMAD(tmp_path, category="Chest", num_workers=0)
+    data.setup()
+    assert len(data.train_data) == 16
+    assert data.test_data.task == "segmentation"  # without a single mask
+    abnormal = data.test_data.samples["label_index"].tolist().index(1)
+    with pytest.raises((AttributeError, TypeError, ValueError, OSError)):
+        data.test_data[abnormal]

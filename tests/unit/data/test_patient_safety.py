@@ -21,7 +21,9 @@ WAYS = {
     "CheXpert": [{}, {"split": "official"}, {"preset": "anatpaste"}, {"preset": "anatpaste_table2"}],
     "RSNA": [{}, {"preset": "anatpaste", "headers": "headers.csv"}],
     "MIMICCXR": [{}, {"split": "patient"}],
+    "NIH": [{}, {"split": "patient"}, {"split": "patient", "masks": True}],
     "RadiographTable": [{"table": "images.csv"}, {"table": "with_split.csv"}],
+    "VinDrCXR": [{}, {"split": "official", "masks": False}, {"preset": "medianomaly"}],
     "ZhangLab": [{"val_per_class": 2}],
 }
 PARTS = ("train", "train", "val", "test")
@@ -96,6 +98,34 @@ def write_set(name: str, root: Path, rows: list[tuple[int, bool, bool]], reverse
         official = {"train": "train", "val": "validate", "test": "test"}
         write("mimic-cxr-2.0.0-split.csv", [{"dicom_id": f"d{i}", "split": official[part[i]]} for i in numbers])
         write("mimic-cxr-2.0.0-chexpert.csv", [{**ids[i], **finding(rows[i][1])} for i in numbers])
+    elif name == "NIH":
+        names = [f"{p:08}_{i:03}.png" for i, (p, _, _) in enumerate(rows)]
+        write(
+            "Data_Entry_2017_v2020.csv",
+            [
+                {"Image Index": names[i], "Finding Labels": "Mass|Hernia" if sick else "No Finding"}
+                | {"Patient ID": p, "View Position": view[i]}
+                for i, (p, sick, _) in enumerate(rows)
+            ],
+        )
+        for file, is_test in (("train_val_list.txt", False), ("test_list.txt", True)):
+            listed = [names[i] for i in range(len(rows)) if (part[i] == "test") == is_test]
+            (root / file).write_text("\n".join([*listed, f"99999999_00{int(is_test)}.png"]))
+        box = ("Bbox [x", "y", "w", "h]")
+        marked = [{"Image Index": names[i]} | dict.fromkeys(box, 5) for i, (_, sick, _) in enumerate(rows) if sick]
+        write("BBox_List_2017.csv", marked or [{"Image Index": names[0]} | dict.fromkeys(box, 5)])
+    elif name == "VinDrCXR":
+        corners = ("x_min", "y_min", "x_max", "y_max")
+        for file in ("train", "test"):
+            table = [
+                {"image_id": f"i{i}", "class_name": "ILD"} | dict(zip(corners, "1256", strict=True))
+                if sick
+                else {"image_id": f"i{i}", "class_name": "No finding"} | dict.fromkeys(corners, "")
+                for i, (_, sick, _) in enumerate(rows)
+                if (part[i] == "test") == (file == "test")
+            ]
+            none = {"image_id": f"none_of_{file}", "class_name": "No finding"} | dict.fromkeys(corners, "")
+            write(f"annotations_{file}.csv", [*table, none])
     elif name == "RadiographTable":
         table = [{"image_path": f"{i}.png", "label": int(sick), "patient_id": p} for i, (p, sick, _) in enumerate(rows)]
         write("images.csv", table)
@@ -135,7 +165,9 @@ def number_of(name: str, path: str) -> int | None:
     if name == "ZhangLab":
         found = re.search(r"_virus_(\d+)|IM-\d+-(\d+)", path)
         return int(found[1] or found[2]) if found else None
-    return int(re.findall(r"\d+", path.rpartition("/")[2])[0])
+    if "none_of_" in path:
+        return None
+    return int(re.findall(r"\d+", path.rpartition("/")[2])[1 if name == "NIH" else 0])
 
 
 @pytest.mark.parametrize("name", WAYS)
@@ -151,7 +183,7 @@ def test_no_image_and_no_patient_in_two_parts(name, tmp_path):
             rows = [(p, sick, True) for p, sick, _ in rows]
         arguments = {**way, "seed": data.draw(st.integers(0, 99))}
         arguments |= data.draw(st.sampled_from([{}, {"fraction": 0.4}, {"limit": 12}]))
-        if way.get("split") != "official" and "anatpaste" not in str(way.get("preset")):
+        if way.get("split") != "official" and way.get("preset") in {None, "kim2023"}:
             number = 5 if "preset" in way else 3
             arguments |= {"fold": data.draw(st.none() | st.integers(0, number - 1)), "num_folds": number}
         tmp_path.mkdir(exist_ok=True)
@@ -167,7 +199,7 @@ def test_no_image_and_no_patient_in_two_parts(name, tmp_path):
             row = number_of(name, path)
             if row is not None:
                 patient, sick, _ = rows[row]
-                key = (patient, sick) if name == "ZhangLab" else patient
+                key = (patient, sick) if name == "ZhangLab" else row if name == "VinDrCXR" else patient
                 if name == "ZhangLab" and arguments["fold"] is None:
                     # The official parts stay: only validation must avoid the numbers of both others.
                     key = (*key, "test" if part == "test" else "")

@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import pytest
 
-from anomalib_cxr.data import RSNA, CheXpert, PadChest
+from anomalib_cxr.data import NIH, RSNA, CheXpert, PadChest, VinDrCXR
 
 
 @pytest.fixture(autouse=True)
@@ -127,3 +127,42 @@ def test_chexpert_presets(shared, tmp_path, caplog):
     found = count(chexpert("anatpaste_table2"))
     assert found == {"train normal": 119, "test normal": 6, "test abnormal": 201, **val}
     assert "Edema 29 (published 300)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, (1547, 1592)),
+        ({"views": ["PA", "AP"]}, (2364, 2792)),
+        ({"masks": True}, (1547, 478)),
+        ({"views": ["PA", "AP"], "masks": True}, (2364, 880)),
+    ],
+)
+def test_nih_filters(shared, arguments, expected):
+    """Real rows, of which the official lists are not at hand; their 5,156 films are of 1,933 patients."""
+    data = NIH(shared / "data/metadata/nih", split="patient", check_duplicates=False, **arguments)
+    assert labels(data) == expected
+    if expected[1] == 880:
+        assert sum(map(len, data.samples["boxes"])) == 984
+    if expected[1] == 2792:
+        assert data.samples["patient_id"].nunique() == 1933
+
+
+def test_vindr_votes_and_preset(shared, caplog):
+    """971 real films of three readers, who agree in each that there is nothing, or that there is something."""
+
+    def vindr(**arguments):
+        return VinDrCXR(shared / "data/metadata/vindr", check_duplicates=False, **arguments)
+
+    for votes in ("any", "majority", "all"):
+        assert labels(vindr(votes=votes)) == (531, 440)
+    assert sum(map(len, vindr().samples["boxes"])) == 3007  # of 3,398 rows
+    assert count(vindr(preset="medianomaly")) == {
+        "train normal": 354,
+        "val normal": 88,
+        "val abnormal": 220,
+        "test normal": 88,
+        "test abnormal": 220,
+    }
+    assert "train normal 354 (published 4000)" in caplog.text
+    assert "train normal 531 (published 10606)" in caplog.text

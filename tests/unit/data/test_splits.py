@@ -16,6 +16,7 @@ from anomalib_cxr.data.splits import (
     split_by_counts,
     split_by_fold,
     split_by_patient,
+    split_officially,
     take_fraction,
 )
 
@@ -162,6 +163,26 @@ def test_single_image_patients_give_exact_shares():
     assert counts.loc["normal"].to_dict() == {"test": 150, "train": 700, "val": 150}
     assert counts.loc["abnormal"].to_dict() == {"test": 150, "train": 0, "val": 150}
     assert (split != split_by_patient(table, seed=1)).any()
+
+
+def test_validation_of_an_official_training_set():
+    rows = [(f"n{i}", "normal") for i in range(1000)] + [(f"a{i}", "abnormal") for i in range(200)]
+    rows += [(f"a{i}", "normal") for i in range(200)]  # patients with both
+    table = frame(rows)
+    part = table["patient_id"].map(lambda patient: "" if patient == "n0" else "test" if patient[-1] == "7" else "train")
+    split = split_officially(table, part, seed=0, val=0.2)
+    assert ((split == "test") == (part == "test")).all()
+    assert split[0] == ""
+    assert table.assign(split=split)[split != ""].groupby("patient_id")["split"].nunique().max() == 1
+    counts = pd.crosstab(table["label"], split)
+    # Of 899 + 180 patients 180 and 36 validate; of the other 144 the abnormal images are not used, the normal ones are.
+    assert counts.loc["normal"].to_dict() == {"": 1, "test": 120, "train": 719 + 144, "val": 180 + 36}
+    assert counts.loc["abnormal"].to_dict() == {"": 144, "test": 20, "train": 0, "val": 36}
+    other = split_officially(table, part, seed=1, val=0.2)
+    assert (other != split).any()
+    for val in (0, 1):
+        with pytest.raises(ValueError, match="needs 0 < val_ratio < 1"):
+            split_officially(table, part, 0, val)
 
 
 @pytest.mark.parametrize(("val", "test"), [(0, 0), (0.5, 0.5), (-0.1, 0.3), (1.0, 0.0)])

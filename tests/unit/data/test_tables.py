@@ -19,6 +19,8 @@ from anomalib_cxr.data.tables import (
     parse_depths,
     parse_labels,
     parse_numbers,
+    read_columns,
+    read_lines,
     read_table,
     refuse_duplicates,
     stored_depths,
@@ -111,6 +113,30 @@ def test_encodings_that_spreadsheets_write(tmp_path, content, caplog):
     assert frame["note"].tolist() == ["–", "é"]
     is_windows = content in {UMLAUTS.encode("cp1252"), gzip.compress(UMLAUTS.encode("cp1252"), mtime=0)}
     assert ("is no UTF-8 and is read as Windows-1252" in caplog.text) == is_windows
+
+
+def test_last_columns_without_a_name_need_no_cells(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("name,x,,,\na,1\nb,2,,,\nc,3,,\n")
+    assert read_columns(path, ["name", "x"]) == {"name": ["a", "b", "c"], "x": ["1", "2", "3"]}
+    for short, content in ((1, "name,x,,\na\n"), (3, "name,,x,y\na,1,2\n")):
+        path.write_text(content)
+        with pytest.raises(TableError, match=f"data row 1 has {short} cells, the first line has 4"):
+            read_columns(path, ["name", "x"])
+
+
+def test_lists_of_lines(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_bytes(b"\xef\xbb\xbfa.png\r\n\r\n  b c.png \n")
+    assert read_lines(path) == ["a.png", "b c.png"]
+    path.write_bytes(gzip.compress(b"a.png"))
+    assert read_lines(path) == ["a.png"]
+    for content in (b"\xff\xfe\x00", b"\x1f\x8b0", b" \n"):
+        path.write_bytes(content)
+        with pytest.raises(TableError, match="is empty" if content == b" \n" else "cannot be read"):
+            read_lines(path)
+    with pytest.raises(TableError, match="cannot be read"):
+        read_lines(tmp_path / "none.txt")
 
 
 @pytest.mark.parametrize("first", ["sep=;\n", "SEP=;\r\n", '"sep=;"\n', "sep=;;;\n", "\ufeffsep=;\n"])

@@ -16,8 +16,8 @@ from anomalib_cxr.pipelines import CrossValidate
 from anomalib_cxr.pipelines.cross_validation.plan import CrossValidationJob, plan_jobs
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "benchmark"
-NAMES = ("zhanglab", "chexpert", "rsna", "padchest", "phantom")
-SPECIAL = ("localisation", "montgomery")
+NAMES = ("zhanglab", "chexpert", "rsna", "padchest", "nih", "vindr_cxr", "phantom")
+SPECIAL = ("localisation", "montgomery", "bmad_chest", "medianomaly")
 
 
 def plan(name: str) -> list[CrossValidationJob]:
