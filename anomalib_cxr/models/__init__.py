@@ -2,6 +2,7 @@
 
 from anomalib_cxr.models.anat_paste import AnatPaste
 from anomalib_cxr.models.ensemble import Ensemble
+from anomalib_cxr.models.feature_density import FeatureDensity
 from anomalib_cxr.models.multires_patch_ssl import MultiResPatchSSL
 
-__all__ = ["AnatPaste", "Ensemble", "MultiResPatchSSL"]
+__all__ = ["AnatPaste", "Ensemble", "FeatureDensity", "MultiResPatchSSL"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from anomalib_cxr.models.multires_patch_ssl.patch_encoder import PatchEncoder
+from anomalib_cxr.models.components.patch_encoder import PatchEncoder
 
 pytestmark = pytest.mark.benchmark
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 import anomalib_cxr.models
 from anomalib_cxr.data import RadiographDataModule
 from anomalib_cxr.deploy import ExportedDetector, read_metadata
-from anomalib_cxr.models import AnatPaste, Ensemble, MultiResPatchSSL
+from anomalib_cxr.models import AnatPaste, Ensemble, FeatureDensity, MultiResPatchSSL
 
 N_IMAGES, SIDE, REFERENCES = 200, 64, 50
 TOLERANCE = 1e-4
@@ -33,6 +33,9 @@ MODELS: dict[str, Any] = {
     ),
     "local": lambda: AnatPaste(
         preset="best", image_size=SIDE, max_steps=5, steps_per_epoch=5, backbone="resnet10t", num_workers=0, seed=3
+    ),
+    "FeatureDensity": lambda: FeatureDensity(
+        image_size=SIDE, cell_size=16, backbone="resnet10t", pre_trained=False, seed=3
     ),
     "MultiResPatchSSL": lambda: MultiResPatchSSL(
         image_size=SIDE,

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from anomalib_cxr.checks import check_choice
-from anomalib_cxr.models.anat_paste.kernel_density import GaussianKernelDensity
 from anomalib_cxr.models.anat_paste.local_density import LocalDensity
+from anomalib_cxr.models.components.kernel_density import GaussianKernelDensity
 from anomalib_cxr.models.components.normal_map import NormalMap
 from anomalib_cxr.models.components.residual_branches import open_residual_branches
 

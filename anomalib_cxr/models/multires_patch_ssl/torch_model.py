@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from anomalib_cxr.checks import check_choice
 from anomalib_cxr.models.components.full_precision import full_precision
+from anomalib_cxr.models.components.patch_encoder import PatchEncoder
+from anomalib_cxr.models.components.patch_grid import PatchGrid
 from anomalib_cxr.models.components.patch_search.local_search import Distance, top_q_mean
 from anomalib_cxr.models.components.patch_search.reference_bank import (
     BankDtype,
@@ -22,8 +24,7 @@ from anomalib_cxr.models.components.patch_search.reference_bank import (
     Selection,
     expected_bytes,
 )
-from anomalib_cxr.models.multires_patch_ssl.patch_encoder import PatchEncoder, projection_head
-from anomalib_cxr.models.multires_patch_ssl.patch_grid import PatchGrid
+from anomalib_cxr.models.multires_patch_ssl.projection_head import projection_head
 
 logger = logging.getLogger(__name__)
 

@@ -121,8 +121,9 @@ def step_by_hand(case: DetectorCase, step: Recorded) -> tuple[Tensor, dict[str, 
 
 def test_every_detector_that_trains_has_a_case() -> None:
     public = [kind for kind in vars(models).values() if isinstance(kind, type) and issubclass(kind, StepTrainingMixin)]
-    assert public
-    assert set(public) <= {case.detector for case in CASES}
+    trained = {kind for kind in public if kind.training_loss is not StepTrainingMixin.training_loss}
+    assert trained
+    assert trained <= {case.detector for case in CASES}
 
 
 def test_each_pass_trains_on_each_normal_film_once_as_its_file_has_it(fitted: Fitted) -> None:

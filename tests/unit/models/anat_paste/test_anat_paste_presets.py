@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from anomalib_cxr.models import AnatPaste
-from anomalib_cxr.models.anat_paste.kernel_density import GaussianKernelDensity
 from anomalib_cxr.models.anat_paste.local_density import LocalDensity
+from anomalib_cxr.models.components.kernel_density import GaussianKernelDensity
 
 
 def settings(**arguments):

@@ -9,8 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import anomalib_cxr.models
 from anomalib_cxr.augmentations import jitter_intensity
 from anomalib_cxr.devices import on_device
-from anomalib_cxr.models.anat_paste.kernel_density import GaussianKernelDensity
 from anomalib_cxr.models.components.full_precision import from_parts, full_precision, in_parts
+from anomalib_cxr.models.components.kernel_density import GaussianKernelDensity
 from anomalib_cxr.models.components.patch_search import ReferenceBank
 from anomalib_cxr.models.components.patch_search.local_search import LocalSearch
 from anomalib_cxr.models.ensemble.surprise import Surprise

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from anomalib_cxr.models.multires_patch_ssl.patch_encoder import PatchEncoder
+from anomalib_cxr.models.components.patch_encoder import PatchEncoder
 from anomalib_cxr.models.multires_patch_ssl.torch_model import PAPER_WEIGHTS, MultiResPatchSSLModel
 
 

@@ -11,7 +11,8 @@ from detector_cases import CASES, Step, ThreeFilms, drawn_patches, film, nt_xent
 from torch import Tensor, nn
 
 from anomalib_cxr.models import MultiResPatchSSL
-from anomalib_cxr.models.multires_patch_ssl.patch_encoder import PatchEncoder, projection_head
+from anomalib_cxr.models.components.patch_encoder import PatchEncoder
+from anomalib_cxr.models.multires_patch_ssl.projection_head import projection_head
 from anomalib_cxr.models.multires_patch_ssl.views import SimCLRViews
 
 (CASE,) = (case for case in CASES if case.detector is MultiResPatchSSL)

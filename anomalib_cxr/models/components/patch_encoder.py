@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anomalib_cxr.models.components.patch_grid import PatchGrid, resize_matrix
 from anomalib_cxr.models.components.residual_branches import open_residual_branches
-from anomalib_cxr.models.multires_patch_ssl.patch_grid import PatchGrid, resize_matrix
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,9 @@ class PatchEncoder(nn.Module):
     sums the weights of the first layer over colours, which costs a third, and the three channels' statistics are
     averaged.
 
+    Weights that timm does not publish need not be named by it: one in timm's layout, or in one that timm converts
+    (OpenAI's CLIP, DINOv2), is loaded by ``weights_path``, and ``mean`` and ``std`` say what it was trained with.
+
     Args:
         backbone: Name of any timm model.
         in_chans: ``1``, or ``3`` to repeat the grey channel (exact pretrained normalisation, dearer first layer).
@@ -34,6 +37,10 @@ class PatchEncoder(nn.Module):
             bilinear when enlarging. Defaults to ``None``: as cut.
         layers: Levels of ``forward_intermediates`` used by :meth:`cells`; negative ones count from the last. Several
             levels are set to unit length in each cell and joined, so that all count the same.
+        mean: Mean grey value that the weights were trained with, in [0, 1]; None takes what timm knows of them.
+        std: Its standard deviation, above 0; None takes what timm knows.
+        image_size: Height and width of the images that will come, for transformers, whose codes of places belong to a
+            size: theirs are interpolated. None leaves them as they are; other models take any size.
 
     Raises:
         ValueError: If timm does not know the model, the weights file is missing, or a level does not exist.
@@ -47,6 +54,9 @@ class PatchEncoder(nn.Module):
         weights_path: str | Path | None = None,
         encoder_size: int | None = None,
         layers: Sequence[int] = (-2, -1),
+        mean: float | None = None,
+        std: float | None = None,
+        image_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if not timm.is_model(backbone) and not backbone.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
@@ -57,6 +67,9 @@ class PatchEncoder(nn.Module):
             raise ValueError(msg)
         if encoder_size is not None and encoder_size < 1:
             msg = f"`encoder_size` must be at least 1 pixel, got {encoder_size}."
+            raise ValueError(msg)
+        if std is not None and not std > 0:
+            msg = f"`std` must be positive, got {std}."
             raise ValueError(msg)
         overlay = None
         if weights_path is not None:
@@ -70,6 +83,8 @@ class PatchEncoder(nn.Module):
         )
         if not pretrained:
             open_residual_branches(model)
+        if image_size is not None and hasattr(model, "set_input_size"):
+            model.set_input_size(image_size)
         # EfficientNets take a third to two thirds less time on CPU, and tensor cores want it.
         self.model = model.to(memory_format=torch.channels_last)
         self.in_chans = in_chans
@@ -82,14 +97,15 @@ class PatchEncoder(nn.Module):
             )
             raise ValueError(msg)
         self.layers = sorted({layer % len(levels) for layer in layers})
-        self.map_features = sum(levels[layer] for layer in self.layers)
+        self.level_features = [levels[layer] for layer in self.layers]
+        self.map_features = sum(self.level_features)
 
         config: dict[str, Any] = model.pretrained_cfg if pretrained else {}
-        mean, std = torch.tensor(config.get("mean", (0.5,))), torch.tensor(config.get("std", (0.5,)))
-        if in_chans == 1:
-            mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
-        self.register_buffer("mean", mean.float().view(-1, 1, 1).expand(in_chans, 1, 1).clone(), persistent=False)
-        self.register_buffer("std", std.float().view(-1, 1, 1).expand(in_chans, 1, 1).clone(), persistent=False)
+        for name, given in (("mean", mean), ("std", std)):
+            known = torch.tensor(config.get(name, (0.5,)) if given is None else (given,), dtype=torch.float32)
+            if in_chans == 1:
+                known = known.mean(0, keepdim=True)
+            self.register_buffer(name, known.view(-1, 1, 1).expand(in_chans, 1, 1).clone(), persistent=False)
         self.mean: Tensor
         self.std: Tensor
 
@@ -104,8 +120,21 @@ class PatchEncoder(nn.Module):
         """
         return self.model(self._normalise(self._resize(patches)))
 
+    def levels(self, image: Tensor) -> list[Tensor]:
+        """Feature maps of whole images at the levels of ``layers``, the finest first.
+
+        Args:
+            image: Grey images in [0, 1], shape ``(B, 1, H, W)``.
+
+        Returns:
+            One map of shape ``(B, level_features[i], h, w)`` for each level.
+        """
+        return self.model.forward_intermediates(
+            self._normalise(image), indices=self.layers, stop_early=True, intermediates_only=True
+        )
+
     def cells(self, image: Tensor, grid: PatchGrid) -> Tensor:
-        """Features of the grid's cells from one pass over the whole image (ours, ``features: map``).
+        """Features of the grid's cells from one pass over the whole image (ours).
 
         Args:
             image: Grey images in [0, 1], shape ``(B, 1, H, W)``.
@@ -114,10 +143,7 @@ class PatchEncoder(nn.Module):
         Returns:
             Features of shape ``(B, rows, cols, map_features)``.
         """
-        maps = self.model.forward_intermediates(
-            self._normalise(image), indices=self.layers, stop_early=True, intermediates_only=True
-        )
-        pooled = [grid.pool(level) for level in maps]
+        pooled = [grid.pool(level) for level in self.levels(image)]
         return pooled[0] if len(pooled) == 1 else torch.cat([F.normalize(level, dim=-1) for level in pooled], dim=-1)
 
     def _resize(self, patches: Tensor) -> Tensor:
@@ -131,19 +157,3 @@ class PatchEncoder(nn.Module):
 
     def _normalise(self, grey: Tensor) -> Tensor:
         return (grey.expand(-1, self.in_chans, -1, -1) - self.mean) / self.std
-
-
-def projection_head(features: int, hidden: int | None = None, out: int = 128) -> nn.Sequential:
-    """Two-layer MLP, SimCLR's head; thrown away after training.
-
-    Args:
-        features: Length of h.
-        hidden: Width of the hidden layer. Defaults to the length of h.
-        out: Length of the projection.
-
-    Returns:
-        Linear, ReLU, linear: without batch normalisation, so that the loss of a batch does not depend on how it is
-        spread over processes.
-    """
-    hidden = hidden or features
-    return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, out))

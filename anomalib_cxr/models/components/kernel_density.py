@@ -14,7 +14,8 @@ class GaussianKernelDensity(DynamicBufferMixin, nn.Module):
     ``score(e) = −log( 1/n Σᵢ exp(−‖e/‖e‖ − rᵢ‖² / 2h²) )`` with unit references ``rᵢ``. The kernel's constant
     ``(D/2) log 2πh²`` is left out: it changes no rank, and in float32 it would eat the digits that tell images apart.
     Exact: all references are summed, in blocks, so that memory is bounded by ``block × batch``. (AnatPaste, method
-    section: kernel density with bandwidth 1 over the L2-normalised backbone embeddings.)
+    section: kernel density with bandwidth 1 over the L2-normalised backbone embeddings.) Leading dimensions are
+    densities of their own, each with its own references.
 
     Args:
         bandwidth: Kernel's standard deviation ``h`` > 0, in units of the unit sphere.
@@ -38,50 +39,50 @@ class GaussianKernelDensity(DynamicBufferMixin, nn.Module):
         """Take the embeddings of normal images as references.
 
         Args:
-            embeddings: (n, D), any norm.
+            embeddings: (…, n, D), any norm.
 
         Raises:
             ValueError: If there are none, or some are not finite.
         """
-        if embeddings.ndim != 2 or len(embeddings) == 0:
-            msg = f"The kernel density needs (n, D) embeddings of at least one image, got {tuple(embeddings.shape)}."
+        if embeddings.ndim < 2 or embeddings.numel() == 0:
+            msg = f"The kernel density needs (…, n, D) embeddings of at least one image, got {tuple(embeddings.shape)}."
             raise ValueError(msg)
         if not torch.isfinite(embeddings).all():
             msg = "Embeddings of training images are not finite: training diverged, so lower the learning rate."
             raise ValueError(msg)
-        self.references = F.normalize(embeddings.detach().float(), dim=1).contiguous()
+        self.references = F.normalize(embeddings.detach().float(), dim=-1).contiguous()
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Score embeddings.
 
         Args:
-            embeddings: (B, D), any norm.
+            embeddings: (…, B, D), any norm.
 
         Returns:
-            (B,) negative log densities without the kernel's constant; 0 at best, higher is more abnormal.
+            (…, B) negative log densities without the kernel's constant; 0 at best, higher is more abnormal.
 
         Raises:
             RuntimeError: If :meth:`fit` has not been called.
         """
-        if self.references.shape[0] == 0:
+        if self.references.numel() == 0:
             msg = (
                 "The reference bank is empty: train the model, or load a checkpoint that was saved after a validation."
             )
             raise RuntimeError(msg)
         # ‖q − r‖² seen from the references' mean: what all embeddings share would cost the products their last digits,
         # which are all that tells alike images apart, and most of the digits in bfloat16.
-        centre = self.references.mean(dim=0)
-        queries = F.normalize(embeddings.float(), dim=1) - centre
-        query_norms = queries.square().sum(dim=1, keepdim=True) / 2
+        centre = self.references.mean(dim=-2, keepdim=True)
+        queries = F.normalize(embeddings.float(), dim=-1) - centre
+        query_norms = queries.square().sum(dim=-1, keepdim=True) / 2
         highest, sums = [], []
-        for block in self.references.split(self.block):
+        for block in self.references.split(self.block, dim=-2):
             references = block - centre
             with full_precision(queries.device):
-                products = queries @ references.T
-            exponents = products - query_norms - references.square().sum(dim=1) / 2
+                products = queries @ references.mT
+            exponents = products - query_norms - references.square().sum(dim=-1)[..., None, :] / 2
             exponents = exponents / self.bandwidth**2
-            highest.append(exponents.amax(dim=1))
-            sums.append(torch.exp(exponents - highest[-1][:, None]).sum(dim=1))
+            highest.append(exponents.amax(dim=-1))
+            sums.append(torch.exp(exponents - highest[-1][..., None]).sum(dim=-1))
         top = torch.stack(highest).amax(dim=0)
         total = (torch.stack(sums) * torch.exp(torch.stack(highest) - top)).sum(dim=0)
-        return -(top + torch.log(total / self.references.shape[0]))
+        return -(top + torch.log(total / self.references.shape[-2]))

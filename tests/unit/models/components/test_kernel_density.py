@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.neighbors import KernelDensity
 
-from anomalib_cxr.models.anat_paste.kernel_density import GaussianKernelDensity
+from anomalib_cxr.models.components.kernel_density import GaussianKernelDensity
 
 
 def _embeddings(n: int, dim: int, seed: int) -> torch.Tensor:

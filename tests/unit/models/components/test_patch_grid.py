@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from anomalib_cxr.models.multires_patch_ssl.patch_grid import PatchGrid, resize_matrix
+from anomalib_cxr.models.components.patch_grid import PatchGrid, resize_matrix
 
 
 @st.composite
