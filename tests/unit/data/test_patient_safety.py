@@ -174,7 +174,8 @@ def number_of(name: str, path: str) -> int | None:
 def test_no_image_and_no_patient_in_two_parts(name, tmp_path):
     outcomes = Counter()
 
-    @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    # The same tables at each run: some seeds draw hardly any that can be split.
+    @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
     @given(data=st.data())
     def hold(data: st.DataObject) -> None:
         way = data.draw(st.sampled_from(WAYS[name]))
