@@ -19,9 +19,8 @@ from torchvision.tv_tensors import Image, Mask
 
 from anomalib_cxr.data.items import RadiographBatch, RadiographItem
 from anomalib_cxr.data.tables import stored_depth
-from anomalib_cxr.imaging import RadiographError, read_radiograph
+from anomalib_cxr.imaging import FilmReader, RadiographError
 from anomalib_cxr.imaging.cache import ImageCache
-from anomalib_cxr.imaging.mask import read_mask
 
 _REQUIRED = ("image_path", "label_index", "split", "mask_path")
 
@@ -43,6 +42,7 @@ class RadiographDataset(AnomalibDataset):
         augmentations: torchvision v2 transform of image and mask together.
         name: Name of the data set, for messages.
         cache: Where decoded images are kept. Images, and masks with them, then come at its size.
+        reader: Of images and masks, without a cache; None reads radiographs.
     """
 
     def __init__(
@@ -51,10 +51,12 @@ class RadiographDataset(AnomalibDataset):
         augmentations: Transform | None = None,
         name: str = "Radiograph",
         cache: ImageCache | None = None,
+        reader: FilmReader | None = None,
     ) -> None:
         super().__init__(augmentations=augmentations)
         self._name = name
         self.cache = cache
+        self.reader = reader
         self.samples = samples
 
     @property
@@ -155,7 +157,7 @@ class RadiographDataset(AnomalibDataset):
         bits = stored_depth(sample.get("bits"))
         if self.cache is not None:
             return self.cache.read_with_shape(sample["image_path"], bits=bits)
-        pixels = read_radiograph(sample["image_path"], bits=bits)
+        pixels = (self.reader or FilmReader()).read(sample["image_path"], bits)
         return pixels, (pixels.shape[0], pixels.shape[1])
 
     def _read_mask(self, sample: Any, size: tuple[int, int]) -> np.ndarray:
@@ -164,7 +166,7 @@ class RadiographDataset(AnomalibDataset):
         if not path:
             boxes = sample.get("boxes")
             return draw_boxes(boxes if isinstance(boxes, tuple) else (), size)
-        mask = read_mask(path).mask
+        mask = (self.reader or FilmReader()).read_mask(path).mask
         if mask.shape != size:
             msg = f"{path}: the mask is {mask.shape} but its image {Path(sample['image_path']).name} is {size}"
             raise RadiographError(msg)
