@@ -217,7 +217,7 @@ def random_region_pixel(region: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor
 
     Raises:
         ValueError: If a mask on the CPU is empty; elsewhere this is not looked at, since the device would be waited for
-            (:func:`check_region` looks).
+            (:meth:`Pasting.forward` looks).
     """
     masks = region[:, 0]
     in_row = masks.sum(dim=2, dtype=torch.int32)

@@ -208,6 +208,10 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         self.pasting = build_pasting(variant, **switches)
         self.model: AnatPasteModel
         self.needs_region = variant == "anatpaste" and segmentation
+        _require(
+            region is None or self.needs_region,
+            "region is where variant='anatpaste' pastes, with segmentation: leave region out, or take them.",
+        )
         self.region_masks: RegionMasks | None = None
         with seeded(seed):
             self.model = AnatPasteModel(

@@ -55,7 +55,7 @@ def test_a_slice_of_a_volume_is_the_one_asked_for(
 ) -> None:
     volume = intensities(30, 40, 7)
     pixels = MonaiReader(WIDE, slice_at=place, axis=axis).read(write(tmp_path / f"a{suffix}", volume))
-    wanted = {0: volume[index], 1: volume[:, index], 2: volume[:, :, index]}[axis].T
+    wanted = volume[tuple(index if one == axis else slice(None) for one in range(3))].T
     np.testing.assert_allclose(pixels, (wanted + 1000) / 2000, atol=1e-6)
 
 

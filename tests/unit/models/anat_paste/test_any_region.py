@@ -115,3 +115,9 @@ def test_a_configuration_names_a_path_or_a_class(tmp_path: Path) -> None:
         assert made.region == made.hparams["region"] == given
     with pytest.raises(ValueError, match=r"must be a path, or class_path and init_args, not \['c.*', 'darkest'\]"):
         AnatPaste(**SMALL, region={"class_path": "brain_slices.SkullStripped", "darkest": 0.2})
+
+
+@pytest.mark.parametrize("other", [{"variant": "cutpaste_scar"}, {"segmentation": False}])
+def test_a_region_that_nothing_is_pasted_into_is_refused(other: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="region is where variant='anatpaste' pastes, with segmentation: leave region"):
+        AnatPaste(**SMALL, region=FOUND, **other)
