@@ -152,6 +152,7 @@ def test_wandb_and_mlflow_receive_the_same(tmp_path: Path, kind: type[Recorder])
     assert like.metrics["test/AUROC"] == pytest.approx(sk.roc_auc_score(TEST_LABELS, TEST_GREYS))
 
 
+@pytest.mark.filterwarnings("ignore::Warning")  # of its own packages
 def test_wandb_itself_receives_pictures_and_metrics_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = pytest.importorskip("wandb", reason="needs pip install wandb")
     from lightning.pytorch.loggers import WandbLogger
@@ -169,9 +170,10 @@ def test_wandb_itself_receives_pictures_and_metrics_offline(tmp_path: Path, monk
             expected = expected_picture(model, GREYS["test", label][0])
             assert np.abs(shown(np.array(Image.open(picture))) - expected).max() <= 1
     finally:
-        wandb.finish(quiet=True)
+        wandb.finish()
 
 
+@pytest.mark.filterwarnings("ignore::Warning")  # of its own packages
 def test_mlflow_itself_receives_pictures_and_metrics_in_sqlite(tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow", reason="needs pip install mlflow")
     from lightning.pytorch.loggers import MLFlowLogger
