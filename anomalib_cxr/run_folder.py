@@ -24,7 +24,9 @@ BEST_CHECKPOINT, LAST_CHECKPOINT = "best.ckpt", "last.ckpt"
 
 SHEETS = "sheets"
 """Folder of contact sheets."""
-HEAT_MAP_SHEET, LUNG_SHEET, PASTED_SHEET = "heat_maps.png", "lungs.png", "pasted.png"
+HEAT_MAP_SHEET, REGION_SHEET, PASTED_SHEET = "heat_maps.png", "region.png", "pasted.png"
+OLD_REGION_SHEET = "lungs.png"
+"""Name of the second in runs before regions were other than lungs."""
 
 CONFIG, FITTED, METRICS, DONE, LOG = "job.yaml", "fitted.json", "test_metrics.json", "done.json", "log.txt"
 """Files of a job of a cross-validation, in the order of their coming."""

@@ -1,20 +1,18 @@
 """Lung masks of frontal chest radiographs, without annotations or learned weights, and a check of their quality."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from skimage.measure import label
 
 from anomalib_cxr.anatomy.lung_contour import bend_outline
 from anomalib_cxr.anatomy.lung_outline import PRIOR, FloatArray, place_outline
 from anomalib_cxr.anatomy.otsu_lungs import otsu_lungs
+from anomalib_cxr.anatomy.region_quality import Fallback, RegionQuality, describe_mask
 from anomalib_cxr.checks import check_choice
 
 LungMethod = Literal["shape", "otsu"]
-Fallback = Literal["shape", "prior"]
 
 MIN_SIDE = 16
 """Smallest height and width accepted, in pixels."""
@@ -31,32 +29,6 @@ SEGMENTATION_VERSION = 1
 
 _WORK_SIZE = 256
 _OUTLINE_POINTS = 72
-
-
-@dataclass(frozen=True)
-class LungQuality:
-    """What a lung mask looks like, to find the ones that went wrong.
-
-    Attributes:
-        area_fraction: Share of the image inside the mask, above 0 and at most 1.
-        components: Number of 8-connected components; 2 is what is expected.
-        symmetry: Area of the second largest component over the largest, in [0, 1]; 0 with one component.
-        border_contact: Whether the mask touches the image's border.
-        contrast: Mean brightness around the mask minus inside it, in the image's units. Below zero for an image whose
-            lungs are not dark (an inverted one, say).
-        fallback_used: None where the asked method gave the mask; ``"shape"`` where Otsu's method found nothing;
-            ``"prior"`` where no lungs were found and the average outline stands in the middle of the image.
-        placement_score: Score of the placed outline, see :func:`~anomalib_cxr.anatomy.lung_outline.place_outline`;
-            below :data:`MIN_PLACEMENT_SCORE` the prior is used. None where Otsu's method gave the mask.
-    """
-
-    area_fraction: float
-    components: int
-    symmetry: float
-    border_contact: bool
-    contrast: float
-    fallback_used: Fallback | None
-    placement_score: float | None
 
 
 def segment_lungs(image: FloatArray, method: LungMethod = "shape") -> NDArray[np.bool_]:
@@ -81,7 +53,7 @@ def segment_lungs(image: FloatArray, method: LungMethod = "shape") -> NDArray[np
 
 def segment_lungs_with_quality(
     image: FloatArray, method: LungMethod = "shape"
-) -> tuple[NDArray[np.bool_], LungQuality]:
+) -> tuple[NDArray[np.bool_], RegionQuality]:
     """Segment the lungs and describe the mask.
 
     Args:
@@ -147,36 +119,3 @@ def _fill(outlines: FloatArray, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     for outline in outlines:
         cv2.fillPoly(mask, [np.round(outline * 16).astype(np.int32)], 1, shift=4)
     return mask.astype(bool)
-
-
-def describe_mask(
-    image: FloatArray, mask: NDArray[np.bool_], fallback: Fallback | None, placement_score: float | None
-) -> LungQuality:
-    """Measure a lung mask.
-
-    Args:
-        image: Radiograph of shape (H, W).
-        mask: Boolean mask of shape (H, W), not empty.
-        fallback: What gave the mask where the asked method did not.
-        placement_score: Score of the placed outline, if there was one.
-
-    Returns:
-        The mask's quality.
-
-    Raises:
-        ValueError: If ``fallback`` is unknown.
-    """
-    check_choice("fallback", fallback, Fallback | None)
-    labels = label(mask, connectivity=2)
-    areas = np.sort(np.bincount(labels.ravel())[1:])[::-1]
-    width = max(3, round(min(mask.shape) * 0.05)) | 1
-    around = cv2.dilate(mask.astype(np.uint8), np.ones((width, width), np.uint8)).astype(bool) & ~mask
-    return LungQuality(
-        area_fraction=float(mask.mean()),
-        components=len(areas),
-        symmetry=float(areas[1] / areas[0]) if len(areas) > 1 else 0.0,
-        border_contact=bool(mask[[0, -1]].any() or mask[:, [0, -1]].any()),
-        contrast=float(image[around].mean() - image[mask].mean()) if around.any() else 0.0,
-        fallback_used=fallback,
-        placement_score=placement_score,
-    )

@@ -1,4 +1,4 @@
-"""AnatPaste: a patch of the image, blended softly into its lungs."""
+"""AnatPaste: a patch of the image, blended softly into its lungs, or into any other region."""
 
 from typing import Literal, NamedTuple
 
@@ -43,14 +43,14 @@ class PasteParameters(NamedTuple):
 class AnatPasteAugmentation(Pasting):
     """AnatPaste (Sato et al., iScience 2023, arXiv 2205.04282), made for lungs on radiographs.
 
-    A patch of the image, its colours jittered, is centred on a random lung pixel and blended in:
-    ``X * (1 - m) + patch * m``, where m is a blurred ellipse or rectangle times the lung mask. Lengths in pixels are
-    meant at 256 x 256 and scale with sqrt(H * W) / 256.
+    A patch of the image, its colours jittered, is centred on a random pixel of the region (the paper's: the lungs) and
+    blended in: ``X * (1 - m) + patch * m``, where m is a blurred ellipse or rectangle times the region. Lengths in
+    pixels are meant at 256 x 256 and scale with sqrt(H * W) / 256.
 
-    Where this departs from the published code: lungs are given, not segmented anew at every step; mask value and blur
-    are continuous, as in the paper (the code draws whole numbers 150, ..., 254 of 255 and 0, ..., 14); pixels are not
-    rounded to 8 bit; the shape does not end at the image's edge before it is blurred; a patch no thicker than twice
-    the margin leaves a line one pixel thin, so that something is pasted always; without lungs there is an error.
+    Where this departs from the published code: the region is given, not segmented anew at every step; mask value and
+    blur are continuous, as in the paper (the code draws whole numbers 150, ..., 254 of 255 and 0, ..., 14); pixels are
+    not rounded to 8 bit; the shape does not end at the image's edge before it is blurred; a patch no thicker than twice
+    the margin leaves a line one pixel thin, so that something is pasted always; without a region there is an error.
 
     Args:
         area: Lowest and highest share of the image's area that the patch takes (paper: 0.02 to 0.15).
@@ -59,7 +59,7 @@ class AnatPasteAugmentation(Pasting):
         margin: Pixels by which the shape is smaller than the patch, on each side (published code: 10).
         value: Lowest and highest blending weight of the shape (published code: 150/255 to 1).
         sigma: Lowest and highest standard deviation of the blur in pixels (paper: 0 to 15).
-        segmentation: Whether to use the lungs; ``False``, an ablation of the paper, pastes anywhere.
+        segmentation: Whether to use the region; ``False``, an ablation of the paper, pastes anywhere.
         blur: Whether to blur the shape; ``False`` is another ablation of the paper.
         surround: What is blended where the blur leaks out of the patch (4 % of all weight on average, at a pixel up to
             a quarter). ``"black"`` is what the published code does, and what its results rest on: the surroundings
@@ -71,10 +71,10 @@ class AnatPasteAugmentation(Pasting):
     Example:
         >>> import torch
         >>> images = torch.rand(4, 1, 64, 64)
-        >>> lungs = torch.zeros(4, 1, 64, 64, dtype=torch.bool)
-        >>> lungs[:, :, 16:48, 10:28] = True
-        >>> (pasted,) = AnatPasteAugmentation()(images, lungs, torch.Generator().manual_seed(0))
-        >>> pasted.image.shape, bool((pasted.mask[~lungs] == 0).all())
+        >>> region = torch.zeros(4, 1, 64, 64, dtype=torch.bool)
+        >>> region[:, :, 16:48, 10:28] = True
+        >>> (pasted,) = AnatPasteAugmentation()(images, region, torch.Generator().manual_seed(0))
+        >>> pasted.image.shape, bool((pasted.mask[~region] == 0).all())
         (torch.Size([4, 1, 64, 64]), True)
     """
 
@@ -102,38 +102,38 @@ class AnatPasteAugmentation(Pasting):
         self.surround = check_choice("surround", surround, Surround)
 
     def paste(
-        self, images: Tensor, lungs: Tensor | None = None, generator: torch.Generator | None = None
+        self, images: Tensor, region: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Pasted]:
-        """Paste into each image; lungs are unused without segmentation."""
-        used = lungs if self.segmentation else None
+        """Paste into each image; the region is unused without segmentation."""
+        used = region if self.segmentation else None
         return (apply_anat_paste(images, used, self.draw(images, used, generator), self.surround),)
 
     def draw(
-        self, images: Tensor, lungs: Tensor | None = None, generator: torch.Generator | None = None
+        self, images: Tensor, region: Tensor | None = None, generator: torch.Generator | None = None
     ) -> PasteParameters:
         """Draw the parameters that :func:`apply_anat_paste` applies.
 
         Args:
             images: Images to draw for, shape (B, 1, H, W); only their shape matters.
-            lungs: Lung masks, bool, shape (B, 1, H, W), or ``None`` for a centre anywhere in the image.
+            region: Region masks, bool, shape (B, 1, H, W), or ``None`` for a centre anywhere in the image.
             generator: Source of randomness; ``None`` takes PyTorch's global CPU generator.
 
         Returns:
-            The parameters, on the generator's device; centres in lungs on the lungs' device.
+            The parameters, on the generator's device; centres in a region on the region's device.
 
         Raises:
-            ValueError: If a lung mask on the CPU is empty, or the images are too small for the smallest patch.
+            ValueError: If a region mask on the CPU is empty, or the images are too small for the smallest patch.
         """
         frame = (images.shape[2], images.shape[3])
         scale = pixel_scale(frame)
         uniform = uniform_draws(len(images), PATCH_DRAWS + 6, generator)
         height, width = draw_sizes(uniform[:, :2], self.area, self.aspect, frame)
         centre, ellipse, value, sigma = uniform[:, 2:6].unbind(1)
-        if lungs is None:
+        if region is None:
             pixel = below(centre, torch.full_like(height, frame[0] * frame[1]))
             centre_y, centre_x = pixel // frame[1], pixel % frame[1]
         else:
-            centre_y, centre_x = random_lung_pixel(lungs, centre)
+            centre_y, centre_x = random_region_pixel(region, centre)
         margin = round(self.margin * scale)
         return PasteParameters(
             patches=place_patches(uniform[:, 6:], height, width, self.jitter, frame),
@@ -154,18 +154,18 @@ class AnatPasteAugmentation(Pasting):
 
 @torch.no_grad()
 def apply_anat_paste(
-    images: Tensor, lungs: Tensor | None, parameters: PasteParameters, surround: Surround = "black"
+    images: Tensor, region: Tensor | None, parameters: PasteParameters, surround: Surround = "black"
 ) -> Pasted:
     """Apply AnatPaste with given parameters.
 
     Args:
         images: Grey images in [0, 1], float, shape (B, 1, H, W).
-        lungs: Lung masks, bool, shape (B, 1, H, W), or ``None`` for no restriction to lungs.
+        region: Region masks, bool, shape (B, 1, H, W), or ``None`` for no restriction.
         parameters: What to paste and where, on any device.
         surround: What is blended outside of the patch's box, see :class:`AnatPasteAugmentation`.
 
     Returns:
-        The augmented images and the blending weights, zero outside of the lungs.
+        The augmented images and the blending weights, zero outside of the region.
     """
     check_choice("surround", surround, Surround)
     frame = (images.shape[2], images.shape[3])
@@ -194,8 +194,8 @@ def apply_anat_paste(
         if surround == "black":
             patch = patch.mul_(y_inside[batch, rows]).mul_(x_inside[batch, :, columns])
         weights = shapes.read(window).mul_(value[batch])
-        if lungs is not None:
-            weights *= lungs[batch, 0, rows, columns]
+        if region is not None:
+            weights *= region[batch, 0, rows, columns]
         return patch, weights
 
     # Mixed precision would take the matrix products, and so the weights, in half precision.
@@ -205,30 +205,30 @@ def apply_anat_paste(
         return blend(images, bounds, render)
 
 
-def random_lung_pixel(lungs: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """Choose a pixel of each lung mask, all with the same probability.
+def random_region_pixel(region: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Choose a pixel of each region mask, all with the same probability.
 
     Args:
-        lungs: Lung masks, bool, shape (B, 1, H, W).
+        region: Region masks, bool, shape (B, 1, H, W).
         uniform: Uniform draws in [0, 1), shape (B,).
 
     Returns:
-        Row and column of the pixel, int64, shape (B,), on the device of ``lungs``.
+        Row and column of the pixel, int64, shape (B,), on the device of ``region``.
 
     Raises:
         ValueError: If a mask on the CPU is empty; elsewhere this is not looked at, since the device would be waited for
-            (:func:`check_lungs` looks).
+            (:meth:`Pasting.forward` looks).
     """
-    masks = lungs[:, 0]
+    masks = region[:, 0]
     in_row = masks.sum(dim=2, dtype=torch.int32)
     up_to_row = in_row.cumsum(dim=1)
     total = up_to_row[:, -1]
     if total.device.type == "cpu":
         check_not_empty(total)
-    # The pixel's rank among the lung pixels of its image; first its row, then its place in the row.
-    rank = below(on_device(uniform, lungs.device), total)[:, None]
+    # The pixel's rank among those of the region of its image; first its row, then its place in the row.
+    rank = below(on_device(uniform, region.device), total)[:, None]
     row = torch.searchsorted(up_to_row, rank, right=True)
     rank = rank - (up_to_row - in_row).gather(1, row)
-    chosen = masks[torch.arange(len(masks), device=lungs.device), row[:, 0]]
+    chosen = masks[torch.arange(len(masks), device=region.device), row[:, 0]]
     column = torch.searchsorted(chosen.cumsum(dim=1), rank, right=True)
     return row[:, 0], column[:, 0]

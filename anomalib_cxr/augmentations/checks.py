@@ -37,41 +37,41 @@ def check_images(images: Tensor) -> None:
         raise ValueError(msg)
 
 
-def check_lungs(lungs: Tensor | None, images: Tensor) -> Tensor:
-    """Check for one lung mask an image.
+def check_region(region: Tensor | None, images: Tensor) -> Tensor:
+    """Check for one region mask an image.
 
     Args:
-        lungs: What should be lung masks, bool, shape (B, 1, H, W).
+        region: What should be region masks, bool, shape (B, 1, H, W).
         images: The images they belong to, shape (B, 1, H, W).
 
     Returns:
-        The lung masks.
+        The region masks.
 
     Raises:
-        ValueError: If lungs are missing, of another shape, type or device, or a mask is empty.
+        ValueError: If the region is missing, of another shape, type or device, or a mask is empty.
     """
-    if lungs is None:
-        msg = "lung masks are missing: pass `lungs`, or choose segmentation=False to paste anywhere."
+    if region is None:
+        msg = "region masks are missing: pass `region`, or choose segmentation=False to paste anywhere."
         raise ValueError(msg)
-    if lungs.shape != images.shape:
+    if region.shape != images.shape:
         msg = (
-            f"lungs must have the shape of the images, {tuple(images.shape)}, but have {tuple(lungs.shape)}: "
-            "resize them with the images."
+            f"region must have the shape of the images, {tuple(images.shape)}, but has {tuple(region.shape)}: "
+            "resize it with the images."
         )
         raise ValueError(msg)
-    if lungs.dtype != torch.bool:
-        msg = f"lungs must be a bool mask, but are {lungs.dtype}: threshold them first, for example `lungs > 0.5`."
+    if region.dtype != torch.bool:
+        msg = f"region must be a bool mask, but is {region.dtype}: threshold it first, for example `region > 0.5`."
         raise ValueError(msg)
-    if lungs.device != images.device:
-        msg = f"lungs are on {lungs.device}, but the images on {images.device}: move them to the same device."
+    if region.device != images.device:
+        msg = f"region is on {region.device}, but the images on {images.device}: move it to the same device."
         raise ValueError(msg)
-    if lungs.device.type != "cpu":  # there it is seen where centres are drawn
-        check_not_empty(lungs.flatten(1).sum(dim=1))
-    return lungs
+    if region.device.type != "cpu":  # there it is seen where centres are drawn
+        check_not_empty(region.flatten(1).sum(dim=1))
+    return region
 
 
 def check_not_empty(pixels: Tensor) -> None:
-    """Check that every lung mask has a pixel.
+    """Check that every region mask has a pixel.
 
     Args:
         pixels: Pixels of each mask, shape (B,).
@@ -81,7 +81,7 @@ def check_not_empty(pixels: Tensor) -> None:
     """
     empty = (pixels == 0).nonzero().flatten().tolist()
     if empty:
-        msg = f"the lung masks at batch index {empty} are empty: leave these images out or pass masks with lungs."
+        msg = f"the region masks at batch index {empty} are empty: leave these images out or pass other masks."
         raise ValueError(msg)
 
 

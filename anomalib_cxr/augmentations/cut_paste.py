@@ -53,10 +53,10 @@ class CutPasteNormal(Pasting):
         self.jitter = check_number("jitter", jitter, high=1)
 
     def paste(
-        self, images: Tensor, lungs: Tensor | None = None, generator: torch.Generator | None = None
+        self, images: Tensor, region: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Pasted]:
-        """Paste into each image; lungs are not used."""
-        del lungs
+        """Paste into each image; the region is not used."""
+        del region
         return (apply_cut_paste(images, self.draw(images, generator)),)
 
     def draw(self, images: Tensor, generator: torch.Generator | None = None) -> CutParameters:
@@ -99,10 +99,10 @@ class CutPasteScar(Pasting):
         self.jitter = check_number("jitter", jitter, high=1)
 
     def paste(
-        self, images: Tensor, lungs: Tensor | None = None, generator: torch.Generator | None = None
+        self, images: Tensor, region: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Pasted]:
-        """Paste into each image; lungs are not used."""
-        del lungs
+        """Paste into each image; the region is not used."""
+        del region
         return (apply_cut_paste(images, self.draw(images, generator)),)
 
     def draw(self, images: Tensor, generator: torch.Generator | None = None) -> CutParameters:
@@ -158,10 +158,10 @@ class CutPaste3Way(Pasting):
         self.scar = CutPasteScar(width, height, rotation, jitter)
 
     def paste(
-        self, images: Tensor, lungs: Tensor | None = None, generator: torch.Generator | None = None
+        self, images: Tensor, region: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Pasted, ...]:
-        """Paste into each image, first rectangles, then scars; lungs are not used."""
-        return (*self.normal.paste(images, lungs, generator), *self.scar.paste(images, lungs, generator))
+        """Paste into each image, first rectangles, then scars; the region is not used."""
+        return (*self.normal.paste(images, region, generator), *self.scar.paste(images, region, generator))
 
 
 class CutPasteUnion(Pasting):
@@ -193,10 +193,10 @@ class CutPasteUnion(Pasting):
         self.scar = CutPasteScar(width, height, rotation, jitter)
 
     def paste(
-        self, images: Tensor, lungs: Tensor | None = None, generator: torch.Generator | None = None
+        self, images: Tensor, region: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Pasted]:
-        """Paste into each image; lungs are not used."""
-        del lungs
+        """Paste into each image; the region is not used."""
+        del region
         return (apply_cut_paste(images, self.draw(images, generator)),)
 
     def draw(self, images: Tensor, generator: torch.Generator | None = None) -> CutParameters:

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from anomalib_cxr.augmentations.checks import check_images, check_lungs
+from anomalib_cxr.augmentations.checks import check_images, check_region
 
 Parameters = TypeVar("Parameters", bound=tuple)
 
@@ -30,7 +30,7 @@ class Pasting(nn.Module):
 
     Attributes:
         num_classes: Classes of the pretext task: normal images and each kind of pasted images.
-        segmentation: Whether lungs are used.
+        segmentation: Whether the region is used.
     """
 
     num_classes: int = 2
@@ -38,26 +38,26 @@ class Pasting(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, images: Tensor, lungs: Tensor | None = None, generator: torch.Generator | None = None
+        self, images: Tensor, region: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Pasted, ...]:
-        """Check images and lungs, and paste into each image.
+        """Check images and region, and paste into each image.
 
         Args:
             images: Grey images in [0, 1], float, shape (B, 1, H, W).
-            lungs: Lung masks, bool, shape (B, 1, H, W), no image without lungs; unused without ``segmentation``.
+            region: Region masks, bool, shape (B, 1, H, W), none of them empty; unused without ``segmentation``.
             generator: Source of randomness, of any device; ``None`` takes PyTorch's global CPU generator.
 
         Returns:
             One :class:`Pasted` for each pasted class, ``num_classes - 1`` in all.
 
         Raises:
-            ValueError: If images or lungs are not as described, or the images are too small for what is pasted.
+            ValueError: If images or region are not as described, or the images are too small for what is pasted.
         """
         check_images(images)
-        return self.paste(images, check_lungs(lungs, images) if self.segmentation else None, generator)
+        return self.paste(images, check_region(region, images) if self.segmentation else None, generator)
 
     def paste(
-        self, images: Tensor, lungs: Tensor | None = None, generator: torch.Generator | None = None
+        self, images: Tensor, region: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Pasted, ...]:
         """Paste into images that were checked: as :meth:`forward`, without making a device wait for a look at them."""
         raise NotImplementedError

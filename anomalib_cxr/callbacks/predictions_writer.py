@@ -71,8 +71,8 @@ class PredictionsWriter(Callback):
     the checkpoint, and taken away where it would be another model's.
 
     ``run.json`` beside it says what the run was (:func:`~anomalib_cxr.callbacks.run_record.describe_run`): versions,
-    model and data with their arguments, the weights' checkpoint and step, and the training with the quality of its lung
-    masks, which its checkpoints keep too.
+    model and data with their arguments, the weights' checkpoint and step, and the training with the quality of its
+    region masks, which its checkpoints keep too.
 
     Images of a folder that cannot be read are left out of a prediction, and listed in ``unreadable.csv``.
 

@@ -43,11 +43,11 @@ def describe_training(trainer: Trainer, pl_module: LightningModule) -> dict[str,
         pl_module: What it trains.
 
     Returns:
-        ``versions``, ``device``, ``processes``, ``precision``, and ``lung_masks``, the summary of the model's lung
-        masks, "" where it has none. No date: the same training leaves the same checkpoint.
+        ``versions``, ``device``, ``processes``, ``precision``, and ``region_masks``, the summary of the model's
+        region masks, "" where it has none. No date: the same training leaves the same checkpoint.
     """
-    summary = getattr(getattr(pl_module, "lung_masks", None), "summary", None)
-    return {**_circumstances(trainer), "lung_masks": str(summary()) if callable(summary) else ""}
+    summary = getattr(getattr(pl_module, "region_masks", None), "summary", None)
+    return {**_circumstances(trainer), "region_masks": str(summary()) if callable(summary) else ""}
 
 
 def describe_run(

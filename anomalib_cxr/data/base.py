@@ -16,8 +16,10 @@ from anomalib_cxr.checks import check_choice
 from anomalib_cxr.cores import available_cores
 from anomalib_cxr.data.dataset import RadiographDataset
 from anomalib_cxr.data.manifest import read_manifest
+from anomalib_cxr.data.monai_intensity import refuse_bare_monai
 from anomalib_cxr.data.splits import ABNORMAL, LABELS, NORMAL, SPLITS
 from anomalib_cxr.data.tables import stored_depths
+from anomalib_cxr.imaging import FilmReader
 from anomalib_cxr.imaging.cache import Depth, ImageCache
 
 logger = logging.getLogger(__name__)
@@ -50,7 +52,7 @@ class RadiographDataModule(AnomalibDataModule):
         cache_depth: Bits of a cached pixel, 16 or 8.
 
     Raises:
-        ValueError: If only one of ``cache_dir`` and ``cache_size`` is given.
+        ValueError: If only one of ``cache_dir`` and ``cache_size`` is given, or an augmentation is MONAI's own.
     """
 
     def __init__(
@@ -69,6 +71,10 @@ class RadiographDataModule(AnomalibDataModule):
         cache_depth: Depth = 16,
     ) -> None:
         check_choice("cache_depth", cache_depth, Depth)
+        given = {"train_augmentations": train_augmentations, "val_augmentations": val_augmentations}
+        given |= {"test_augmentations": test_augmentations, "augmentations": augmentations}
+        for argument, transform in given.items():
+            refuse_bare_monai(argument, transform)
         super().__init__(
             train_batch_size=train_batch_size,
             eval_batch_size=eval_batch_size,
@@ -92,6 +98,8 @@ class RadiographDataModule(AnomalibDataModule):
 
     val_labels: ClassVar[tuple[str, ...]] = LABELS
     """Labels that validation must have: normal alone in a set that has no labelled validation films."""
+    reader: FilmReader | None = None
+    """Of images and masks, for sets that know others than radiographs."""
 
     @abstractmethod
     def make_samples(self) -> pd.DataFrame:
@@ -133,7 +141,7 @@ class RadiographDataModule(AnomalibDataModule):
         Returns:
             The dataset, still without augmentations: Anomalib sets them together with the model's resize.
         """
-        return RadiographDataset(samples, name=self.name, cache=self.cache)
+        return RadiographDataset(samples, name=self.name, cache=self.cache, reader=self.reader)
 
     def prepare_cache(self) -> dict[str, str]:
         """Decode all images of the table into the cache, in parallel, with a progress bar.

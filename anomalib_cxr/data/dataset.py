@@ -19,9 +19,8 @@ from torchvision.tv_tensors import Image, Mask
 
 from anomalib_cxr.data.items import RadiographBatch, RadiographItem
 from anomalib_cxr.data.tables import stored_depth
-from anomalib_cxr.imaging import RadiographError, read_radiograph
+from anomalib_cxr.imaging import FilmReader, RadiographError
 from anomalib_cxr.imaging.cache import ImageCache
-from anomalib_cxr.imaging.mask import read_mask
 
 Box = tuple[float, float, float, float]
 """x and y of the upper left corner, width, height."""
@@ -46,6 +45,7 @@ class RadiographDataset(AnomalibDataset):
         augmentations: torchvision v2 transform of image and mask together.
         name: Name of the data set, for messages.
         cache: Where decoded images are kept. Images, and masks with them, then come at its size.
+        reader: Of images and masks, without a cache; None reads radiographs.
     """
 
     def __init__(
@@ -54,10 +54,12 @@ class RadiographDataset(AnomalibDataset):
         augmentations: Transform | None = None,
         name: str = "Radiograph",
         cache: ImageCache | None = None,
+        reader: FilmReader | None = None,
     ) -> None:
         super().__init__(augmentations=augmentations)
         self._name = name
         self.cache = cache
+        self.reader = reader
         self.samples = samples
 
     @property
@@ -158,7 +160,7 @@ class RadiographDataset(AnomalibDataset):
         bits = stored_depth(sample.get("bits"))
         if self.cache is not None:
             return self.cache.read_with_shape(sample["image_path"], bits=bits)
-        pixels = read_radiograph(sample["image_path"], bits=bits)
+        pixels = (self.reader or FilmReader()).read(sample["image_path"], bits)
         return pixels, (pixels.shape[0], pixels.shape[1])
 
     def _read_mask(self, sample: Any, size: tuple[int, int]) -> np.ndarray:
@@ -168,7 +170,7 @@ class RadiographDataset(AnomalibDataset):
             boxes = sample.get("boxes")
             boxes = boxes if isinstance(boxes, tuple) else ()
             return draw_boxes(_fractions(boxes, size, sample) if sample.get("boxes_in_pixels", False) else boxes, size)
-        mask = read_mask(path).mask
+        mask = (self.reader or FilmReader()).read_mask(path).mask
         if mask.shape != size:
             msg = f"{path}: the mask is {mask.shape} but its image {Path(sample['image_path']).name} is {size}"
             raise RadiographError(msg)

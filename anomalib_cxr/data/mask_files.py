@@ -25,34 +25,31 @@ class MaskFolder:
     Args:
         root: Folder of the images.
         folder: Folder of the masks: relative to the root or to the working directory, or absolute, by any spelling.
+        argument: What the user knows the folder by, for messages.
 
     Raises:
         TableError: If there is no such folder, or no image in it, or the root in it.
     """
 
-    def __init__(self, root: Path, folder: str | Path) -> None:
+    def __init__(self, root: Path, folder: str | Path, argument: str = "mask_dir") -> None:
         self.root = root
+        self.argument = argument
         self.folder = next((path for path in (root / folder, Path(folder)) if path.is_dir()), None)
         if self.folder is None:
-            msg = f"mask_dir {str(folder)!r} is no folder, neither below {root} nor below the working directory"
+            msg = f"{argument} {str(folder)!r} is no folder, neither below {root} nor below the working directory"
             raise TableError(msg)
         self.scan = scan_images(self.folder)
         if identity(root) in self.scan.folders:
-            msg = f"mask_dir {self.folder} holds the root {root}: give the folder of the masks alone"
+            msg = f"{argument} {self.folder} holds the root {root}: give the folder of the masks alone"
             raise TableError(msg)
         if not self.scan.images:
-            msg = f"mask_dir {self.folder} holds no images: give the folder of the masks, or none"
+            msg = f"{argument} {self.folder} holds no images: give the folder of the masks, or none"
             raise TableError(msg)
         try:
             base = inside(root, self.folder.absolute().as_posix())
         except ValueError:
             base = self.folder.absolute().as_posix()
         self.paths = {f"{base}/{image}": image for image in self.scan.images}
-
-    def without(self, images: FileScan) -> list[str]:
-        """Images of a scan of the root that lie in no folder of masks, by whatever name."""
-        ours = {images.folders[place] for place in self.scan.folders if place in images.folders}
-        return [image for image in images.images if image[: image.rfind("/") + 1] not in ours]
 
     def find(self, images: Sequence[str]) -> list[str]:
         """Mask of each image.
@@ -86,10 +83,17 @@ class MaskFolder:
         paths: dict[str, str] = {}
         for stem, path in found:
             if stem in paths:
-                msg = f"mask_dir {self.folder}: two {what}, {paths[stem]} and {path}"
+                msg = f"{self.argument} {self.folder}: two {what}, {paths[stem]} and {path}"
                 raise TableError(msg)
             paths[stem] = path
         return paths
+
+
+def without_masks(images: FileScan, folders: Iterable[MaskFolder]) -> list[str]:
+    """Images of a scan of the root that lie in no folder of masks, by whatever name."""
+    places = (place for folder in folders for place in folder.scan.folders)
+    masks = {images.folders[place] for place in places if place in images.folders}
+    return [image for image in images.images if image[: image.rfind("/") + 1] not in masks]
 
 
 def stem_of(path: str) -> str:

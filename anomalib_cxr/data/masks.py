@@ -2,6 +2,7 @@
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Literal
 
 import pandas as pd
@@ -9,8 +10,7 @@ import pandas as pd
 from anomalib_cxr.checks import check_choice
 from anomalib_cxr.data.splits import ABNORMAL, NORMAL
 from anomalib_cxr.data.tables import TableError
-from anomalib_cxr.imaging import RadiographError
-from anomalib_cxr.imaging.mask import MaskReading, read_mask
+from anomalib_cxr.imaging import FilmReader, MaskReading, RadiographError
 from anomalib_cxr.imaging.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -18,7 +18,13 @@ logger = logging.getLogger(__name__)
 OnMaskConflict = Literal["raise", "warn"]
 
 
-def check_masks(samples: pd.DataFrame, name: str, on_conflict: OnMaskConflict, num_workers: int) -> None:
+def check_masks(
+    samples: pd.DataFrame,
+    name: str,
+    on_conflict: OnMaskConflict,
+    num_workers: int,
+    reader: FilmReader | None = None,
+) -> None:
     """Read every mask once, and say with counts what is doubtful about them.
 
     - A normal image with a lesion drawn: its pixels would count in all pixel metrics, against its label.
@@ -32,6 +38,7 @@ def check_masks(samples: pd.DataFrame, name: str, on_conflict: OnMaskConflict, n
         name: Data set, for messages.
         on_conflict: What to do about normal images with lesions: ``raise`` or ``warn``.
         num_workers: Threads.
+        reader: Of masks; None reads radiographs'.
 
     Raises:
         TableError: If there are normal images with lesions and ``on_conflict`` is "raise".
@@ -41,7 +48,11 @@ def check_masks(samples: pd.DataFrame, name: str, on_conflict: OnMaskConflict, n
     masked = samples[samples["mask_path"] != ""]
     decided: dict[str, MaskReading] = {}
     with ThreadPoolExecutor(num_workers) as pool:
-        readings = progress(pool.map(_read, masked["mask_path"]), f"{name}: reading all masks", len(masked))
+        readings = progress(
+            pool.map(partial(_read, reader or FilmReader()), masked["mask_path"]),
+            f"{name}: reading all masks",
+            len(masked),
+        )
         for image, path, reading in zip(masked["image_path"], masked["mask_path"], readings, strict=True):
             if reading is not None:
                 drawn[image] = int(reading.mask.sum())
@@ -67,9 +78,9 @@ def check_masks(samples: pd.DataFrame, name: str, on_conflict: OnMaskConflict, n
         logger.warning("%s: %s: they count in the pixel metrics", name, what)
 
 
-def _read(path: str) -> MaskReading | None:
+def _read(reader: FilmReader, path: str) -> MaskReading | None:
     try:
-        return read_mask(path)
+        return reader.read_mask(path)
     except RadiographError:
         return None
 

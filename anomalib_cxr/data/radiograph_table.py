@@ -3,7 +3,7 @@
 CSV::
 
     root/
-    ├── images.csv      image_path,label[,patient_id,split,findings,mask_path,bits]
+    ├── images.csv      image_path,label[,patient_id,split,findings,mask_path,region_path,bits]
     └── ...             images of any format that read_radiograph reads
 
 Folders, with or without the level of the split::
@@ -24,12 +24,13 @@ from typing import Any
 import pandas as pd
 
 from anomalib_cxr.data.files import find_bare, inside, scan_images
-from anomalib_cxr.data.mask_files import MaskFolder, refuse_masks
+from anomalib_cxr.data.mask_files import MaskFolder, refuse_masks, without_masks
 from anomalib_cxr.data.selection import Selection
 from anomalib_cxr.data.split_list import PARTS
 from anomalib_cxr.data.splits import ABNORMAL, LABELS, NORMAL
 from anomalib_cxr.data.table_datamodule import TableDataModule, locate_table
 from anomalib_cxr.data.tables import TableError, is_missing, parse_depths, read_table, refuse_duplicates
+from anomalib_cxr.imaging import FilmReader
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,14 @@ class RadiographTable(TableDataModule):
         mask_dir: Folder of masks, relative to the root or to the working directory, or absolute:
             ``test/abnormal/a.png`` has its mask in ``<mask_dir>/test/abnormal/a.png``, whatever the suffix. A table
             with a column of masks may give bare file names that are found there.
+        region_column: Column of paths of the masks of the region that ``AnatPaste`` pastes into, in place of the lungs;
+            as ``mask_column``, with ``region_dir`` for ``mask_dir``.
+        reader: Of the images and masks that the table lists, for other formats than those of radiographs, see
+            :class:`~anomalib_cxr.data.monai_reader.MonaiReader`. Not with ``cache_dir``.
         **kwargs: Split, subset and loader arguments, see :class:`TableDataModule`.
+
+    Raises:
+        ValueError: If a label is in both lists, a pattern is none, or a reader comes without a table or with a cache.
     """
 
     def __init__(
@@ -79,10 +87,16 @@ class RadiographTable(TableDataModule):
         abnormal_values: Sequence[Word] | Word = ("abnormal", 1),
         patient_pattern: str | None = None,
         mask_dir: str | Path | None = None,
+        region_column: str = "region_path",
+        reader: FilmReader | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(root=root, **kwargs)
         self.table = Path(table) if table is not None else None
+        if reader is not None and (self.table is None or self.cache is not None):
+            msg = "RadiographTable: a reader reads what a table lists, and keeps nothing: give table and no cache_dir"
+            raise ValueError(msg)
+        self.reader = reader
         self.columns = {
             "image_path": image_column,
             "label": label_column,
@@ -90,6 +104,7 @@ class RadiographTable(TableDataModule):
             "split": split_column,
             "findings": findings_column,
             "mask_path": mask_column,
+            "region_path": region_column,
             "bits": bits_column,
         }
         self.labels = dict.fromkeys(_words(normal_values), NORMAL)
@@ -142,12 +157,12 @@ class RadiographTable(TableDataModule):
     def _load_csv(self, listed: Path) -> pd.DataFrame:
         """Read the CSV file. Columns of other than the default names must exist; one may serve as several."""
         path = locate_table(self.root, listed)
-        defaults = {"patient_id", "split", "findings", "mask_path", "bits"}
+        defaults = {"patient_id", "split", "findings", "mask_path", "region_path", "bits"}
         required = [name for key, name in self.columns.items() if name != key or key not in defaults]
         rows = read_table(path, list(dict.fromkeys(required)), list(dict.fromkeys(self.columns.values())))
         given = {key: rows[name] for key, name in self.columns.items() if name in rows.columns}
-        masks = None if self.mask_dir is None else MaskFolder(self.root, self.mask_dir)
-        images = self._paths(given["image_path"], path, masks)
+        masks, regions = self._folder("mask_dir"), self._folder("region_dir")
+        images = self._paths(given["image_path"], path, [one for one in (masks, regions) if one])
         table = pd.DataFrame({"image_path": images})
         refuse_duplicates(table["image_path"], path)
         table["label"] = self._translate_labels(given["label"], path)
@@ -157,13 +172,20 @@ class RadiographTable(TableDataModule):
             table["mask_path"] = self._mask_paths(given["mask_path"], path, images, masks)
         else:
             table["mask_path"] = "" if masks is None else masks.find(images)
+        if "region_path" in given:
+            table["region_path"] = self._mask_paths(given["region_path"], path, images, regions)
         if "bits" in given:
             table["bits"] = parse_depths(given["bits"], path)
         if "split" in given and not is_missing(given["split"]).all():
             table["split"] = self._translate(given["split"], PARTS, path, "train, val or test")
         return table
 
-    def _paths(self, listed: pd.Series, path: Path, masks: MaskFolder | None) -> list[str]:
+    def _folder(self, argument: str) -> MaskFolder | None:
+        """The folder of masks that an argument names."""
+        folder = getattr(self, argument)
+        return None if folder is None else MaskFolder(self.root, folder, argument)
+
+    def _paths(self, listed: pd.Series, path: Path, masks: Sequence[MaskFolder]) -> list[str]:
         """Bring listed paths of images below the root, and find bare names in its folders."""
         missing = is_missing(listed)
         if missing.any():
@@ -172,13 +194,12 @@ class RadiographTable(TableDataModule):
         paths = self._inside(listed, path)
 
         def candidates() -> Iterable[str]:
-            scan = scan_images(self.root)
-            return scan.images if masks is None else masks.without(scan)
+            return without_masks(scan_images(self.root), masks)
 
         return find_bare(self.root, paths, candidates, path)
 
     def _mask_paths(self, listed: pd.Series, path: Path, images: list[str], masks: MaskFolder | None) -> list[str]:
-        """The same for masks, of which a row may have none; bare names are those of ``mask_dir`` if it is given."""
+        """The same for masks, of which a row may have none; bare names are those of their folder if one is given."""
         has_mask = ~is_missing(listed)
 
         def candidates() -> Iterable[str]:
@@ -235,10 +256,10 @@ class RadiographTable(TableDataModule):
     def _load_folders(self) -> pd.DataFrame:
         """List the folders: the names on the way to an image are its label and split."""
         scan = scan_images(self.root)
-        masks = None if self.mask_dir is None else MaskFolder(self.root, self.mask_dir)
+        masks, regions = self._folder("mask_dir"), self._folder("region_dir")
         rows = []
         unlabelled: Counter[str] = Counter()
-        for image in scan.images if masks is None else masks.without(scan):
+        for image in without_masks(scan, [one for one in (masks, regions) if one]):
             folders = [_word(part) for part in image.split("/")[:-1]]
             labels = {self.labels[part] for part in folders if part in self.labels}
             splits = {PARTS[part] for part in folders if part in PARTS}

@@ -16,6 +16,7 @@ from anomalib_cxr.data.duplicates import find_duplicates
 from anomalib_cxr.data.failing import find_failing
 from anomalib_cxr.data.files import find_missing, name_first
 from anomalib_cxr.data.manifest import apply_manifest, check_settings, read_manifest, write_manifest
+from anomalib_cxr.data.mask_files import MaskFolder
 from anomalib_cxr.data.masks import OnMaskConflict, check_masks
 from anomalib_cxr.data.selection import Selection
 from anomalib_cxr.data.split_list import apply_split_list, hash_list, read_split_list
@@ -62,6 +63,9 @@ class TableDataModule(RadiographDataModule):
         on_mask_conflict: What to do about normal images with a lesion in their mask: ``raise``, or ``warn`` with their
             number and count their pixels.
         check_duplicates: Report byte-identical files in different splits.
+        region_dir: Folder of masks of the region that ``AnatPaste`` pastes into, in place of the lungs, each under the
+            path that its image has below the root, whatever the suffix; relative to the root or to the working
+            directory, or absolute.
         **kwargs: Batch sizes, workers, augmentations and seed, see :class:`RadiographDataModule`.
 
     Attributes:
@@ -89,6 +93,7 @@ class TableDataModule(RadiographDataModule):
         on_error: OnProblem = "raise",
         on_mask_conflict: OnMaskConflict = "raise",
         check_duplicates: bool = True,
+        region_dir: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(root=root, **kwargs)
@@ -103,6 +108,7 @@ class TableDataModule(RadiographDataModule):
         self.on_missing = check_choice("on_missing", on_missing, OnProblem)
         self.on_error = check_choice("on_error", on_error, OnProblem)
         self.on_mask_conflict = check_choice("on_mask_conflict", on_mask_conflict, OnMaskConflict)
+        self.region_dir = region_dir
         self.check_duplicates = check_duplicates
         self.skipped: dict[str, str] = {}
         self._gone: set[str] = set()
@@ -115,7 +121,7 @@ class TableDataModule(RadiographDataModule):
             One row an image: ``image_path`` (below the root, forward slashes), ``label`` ("normal", "abnormal", or ""
             where neither can be said), ``patient_id``, ``findings`` (joined by "|"), ``mask_path`` (as ``image_path``,
             or ""), and what the filters need. A column ``split`` with "train", "val", "test" or "" (not used) is the
-            set's own split.
+            set's own split; a column ``region_path``, as ``mask_path``, the region that anomalies are pasted into.
         """
 
     @abstractmethod
@@ -172,6 +178,9 @@ class TableDataModule(RadiographDataModule):
             raise FileNotFoundError(msg)
         self.skipped, self._gone = {}, set()
         table = self.load_table().reset_index(drop=True)
+        if self.region_dir is not None and "region_path" not in table:
+            regions = MaskFolder(self.root, self.region_dir, "region_dir")
+            table["region_path"] = regions.find(list(table["image_path"]))
         table["patient_id"] = unify_ids(table["patient_id"], self.name)
         if self.fold is not None:
             table = table.drop(columns="split", errors="ignore")
@@ -182,12 +191,12 @@ class TableDataModule(RadiographDataModule):
         self._refuse_empty(selection, [(None, label) for label in LABELS])
         selection.table = selection.table.reset_index(drop=True)
         self._split(selection)
-        for column in ("image_path", "mask_path"):
+        for column in selection.table.columns.intersection(["image_path", "mask_path", "region_path"]):
             selection.table[column] = [str(self.root / path) if path else "" for path in selection.table[column]]
         if self.on_error == "skip":
             self._keep_readable(selection)
         table = selection.table.reset_index(drop=True)
-        check_masks(table, self.name, self.on_mask_conflict, available_cores())
+        check_masks(table, self.name, self.on_mask_conflict, available_cores(), self.reader)
         if self.check_duplicates:
             self._report_duplicates(table)
         return table
@@ -228,20 +237,22 @@ class TableDataModule(RadiographDataModule):
         Raises:
             TableError: If any is missing and ``on_missing`` is not "skip".
         """
-        for column, kind in (("image_path", "images"), ("mask_path", "masks")):
+        for column, kind in (("image_path", "image"), ("mask_path", "mask"), ("region_path", "region mask")):
+            if column not in selection.table:
+                continue
             listed = selection.table[column]
             missing = set(find_missing(self.root, [path for path in listed if path]))
             if not missing:
                 continue
             number = int((listed != "").sum())
-            what = f"{len(missing)} of {number} listed {kind} do not exist below {self.root}: {name_first(missing)}"
+            what = f"{len(missing)} of {number} listed {kind}s do not exist below {self.root}: {name_first(missing)}"
             if self.on_missing == "raise":
                 msg = f"{self.name}: {what}; complete them or pass on_missing='skip'"
                 raise TableError(msg)
             logger.warning("%s: %s", self.name, what)
             gone = listed.isin(missing)
             self._gone |= set(selection.table["image_path"][gone])
-            selection.keep(~gone, "file exists" if kind == "images" else "mask exists")
+            selection.keep(~gone, "file exists" if kind == "image" else f"{kind} exists")
 
     def _refuse_empty(self, selection: Selection, groups: Iterable[tuple[str | None, str]] | None = None) -> None:
         """Refuse a table that lacks a label, or one that a split needs, and name the filter that took it."""

@@ -76,7 +76,7 @@ def read_mask(path: str | os.PathLike[str]) -> MaskReading:
             levels, opacity = read_confined(path, None, f"{__name__}:{decode_mask.__name__}")
         with path.open("rb") as file:
             lossy = _is_lossy(file)
-        return _read(levels if opacity is None else _compose(levels, opacity), lossy)
+        return mask_of_levels(levels if opacity is None else _compose(levels, opacity), lossy)
     except Exception as error:
         msg = f"{path}: the mask cannot be read: {reason(error)}"
         raise RadiographError(msg) from error
@@ -162,8 +162,19 @@ def _compose(levels: npt.NDArray[Any], opacity: npt.NDArray[Any]) -> npt.NDArray
     return opacity if bright.all() or not bright.any() else levels * opacity
 
 
-def _read(levels: npt.NDArray[Any], lossy: bool) -> MaskReading:
-    """Decide which levels are drawn."""
+def mask_of_levels(levels: npt.NDArray[Any], lossy: bool = False) -> MaskReading:
+    """Decide which levels are drawn, see :func:`read_mask`.
+
+    Args:
+        levels: (H, W), 0 is the ground.
+        lossy: Whether they come from a format that changes pixels.
+
+    Returns:
+        The mask.
+
+    Raises:
+        ValueError: If levels are negative or no numbers, or nothing is ground though there are several.
+    """
     lowest, highest = float(levels.min()), float(levels.max())
     if not np.isfinite([lowest, highest]).all():
         msg = "it holds pixels that are no number"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anomalib_cxr.plugin.wrapping import Wrapping
-from anomalib_cxr.run_folder import HEAT_MAP_SHEET, LUNG_SHEET, PASTED_SHEET, PREDICTIONS, SHEETS
+from anomalib_cxr.run_folder import HEAT_MAP_SHEET, PASTED_SHEET, PREDICTIONS, REGION_SHEET, SHEETS
 
 #: Of many images that could not be read, so many are named on the console.
 _NAMED = 10
@@ -63,7 +63,7 @@ def _picture(trainer: Any, folder: Path) -> Path | None:
     """The sheet of the run, else the picture of the image with the highest score, else any picture of it."""
     from anomalib_cxr.callbacks.pictures import pictures_of
 
-    sheets = {"fit": (PASTED_SHEET, LUNG_SHEET), "test": (HEAT_MAP_SHEET,)}.get(str(trainer.state.fn.value), ())
+    sheets = {"fit": (PASTED_SHEET, REGION_SHEET), "test": (HEAT_MAP_SHEET,)}.get(str(trainer.state.fn.value), ())
     for name in sheets:
         if (folder / SHEETS / name).is_file():
             return folder / SHEETS / name

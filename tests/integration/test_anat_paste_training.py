@@ -11,7 +11,7 @@ from PIL import Image
 from tiny_radiographs import TinyRadiographs
 from torchvision.transforms import v2
 
-from anomalib_cxr.anatomy import lung_masks
+from anomalib_cxr.anatomy import regions
 from anomalib_cxr.anatomy.lung_segmentation import segment_lungs_with_quality
 from anomalib_cxr.models import AnatPaste
 
@@ -106,10 +106,10 @@ def test_lung_masks_are_kept_beside_cached_images_and_follow_the_files(tmp_path:
         segmented.append(image)
         return segment_lungs_with_quality(image, method)
 
-    monkeypatch.setattr(lung_masks, "segment_lungs_with_quality", recording)
+    monkeypatch.setattr(regions, "segment_lungs_with_quality", recording)
     second, _ = _fit(tmp_path / "second", data, max_steps=2)
     assert segmented == []
-    assert np.array_equal(second.lung_masks.packed, first.lung_masks.packed)
+    assert np.array_equal(second.region_masks.packed, first.region_masks.packed)
 
     changed = Path(data.train_data.samples.image_path[5])
     with Image.open(changed) as film:
@@ -117,14 +117,14 @@ def test_lung_masks_are_kept_beside_cached_images_and_follow_the_files(tmp_path:
     upper.save(changed)
     third, _ = _fit(tmp_path / "third", data, max_steps=2)
     assert len(segmented) == 1
-    differs = (third.lung_masks.packed != first.lung_masks.packed).any(axis=1)
-    assert [third.lung_masks.paths[row] for row in differs.nonzero()[0]] == [str(changed)]
+    differs = (third.region_masks.packed != first.region_masks.packed).any(axis=1)
+    assert [third.region_masks.paths[row] for row in differs.nonzero()[0]] == [str(changed)]
 
 
 def test_without_a_cache_lung_masks_stay_in_memory(tmp_path: Path) -> None:
     data = TinyRadiographs(tmp_path / "data")
     model, _ = _fit(tmp_path / "run", data, max_steps=2)
-    assert len(model.lung_masks) == 12
+    assert len(model.region_masks) == 12
     assert not [path for path in tmp_path.rglob("*") if "lung_masks" in path.name or path.suffix == ".npz"]
 
 
@@ -189,7 +189,7 @@ def test_variants_learn_and_score(tmp_path: Path, tiny_root: Path, variant: str)
 )
 def test_augmentations_that_move_pixels_are_refused(tmp_path: Path, tiny_root: Path, moved: v2.Transform) -> None:
     data = TinyRadiographs(tiny_root, train_augmentations=moved)
-    with pytest.raises(ValueError, match="may move pixels away from the lung masks"):
+    with pytest.raises(ValueError, match="may move pixels away from the region masks"):
         _fit(tmp_path, data)
 
 

@@ -214,7 +214,7 @@ def test_training_leaves_sheets_of_lungs_and_pasted_images(two_runs: list[Path])
     from PIL import Image
 
     sheets = two_runs[0] / "sheets"
-    outlined = np.asarray(Image.open(sheets / "lungs.png")).astype(int)
+    outlined = np.asarray(Image.open(sheets / "region.png")).astype(int)
     assert (outlined.max(axis=2) - outlined.min(axis=2) > 100).sum() > 200  # coloured outlines on grey films
     originals, pasted, weights = np.array_split(
         np.asarray(Image.open(sheets / "pasted.png").convert("L")).astype(int), 3

@@ -1,9 +1,11 @@
 """AnatPaste as an Anomalib module: training glue."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import pandas as pd
 import torch
 from anomalib.data import ImageBatch
 from anomalib.metrics.evaluator import Evaluator
@@ -15,7 +17,16 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Transform
 
-from anomalib_cxr.anatomy import LungMasks, LungMethod
+from anomalib_cxr.anatomy import (
+    FunctionPath,
+    LungMethod,
+    Lungs,
+    MaskFiles,
+    Region,
+    RegionMasks,
+    describe_function,
+    load_function,
+)
 from anomalib_cxr.augmentations import PastingVariant, build_pasting, check_images, jitter_checked
 from anomalib_cxr.callbacks.checkpoint_choice import Checkpoint
 from anomalib_cxr.checks import check_choice
@@ -48,13 +59,13 @@ _MAPS: dict[Density, str] = {
 
 
 class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anomalib, two bases have to_onnx
-    """AnatPaste: learn to see anomalies pasted inside the lungs, score by density of the embedding.
+    """AnatPaste: learn to see anomalies pasted inside the anatomy, score by density of the embedding.
 
     Sato et al., "Anatomy-aware self-supervised learning for anomaly detection in chest radiographs" (iScience 2023,
     arXiv 2205.04282). A ResNet-18 tells normal images from the same images with a jittered patch blended into the
-    segmented lungs. At test time a Gaussian kernel density over the embeddings of the training normals scores an
-    image; a Grad-CAM towards "pasted" shows where. The CutPaste variants (Li et al. 2021) train under the same
-    schedule, for comparison.
+    segmented lungs, or into any other region (``region``). At test time a Gaussian kernel density over the embeddings
+    of the training normals scores an image; a Grad-CAM towards "pasted" shows where. The CutPaste variants (Li et al.
+    2021) train under the same schedule, for comparison.
 
     The batch size is the datamodule's ``train_batch_size`` (the paper's is 64, so 128 images a step). Values that are
     ours and not the paper's: ``preset="laptop"`` (length and input size for a CPU), the lung segmentation, the
@@ -73,10 +84,15 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         steps_per_epoch: Optimiser steps between two validations, a divisor of ``max_steps``; None takes the preset's,
             made to divide.
         variant: Which pasting makes the anomalies.
-        segmentation: Paste inside the lungs; ``False`` is the paper's ablation (anywhere). AnatPaste only.
+        segmentation: Paste inside the region; ``False`` is the paper's ablation (anywhere). AnatPaste only.
         blur: Blur the blending mask; ``False`` is the paper's ablation. AnatPaste only.
-        lung_method: ``"shape"`` (ours) or ``"otsu"`` (the paper's Algorithm 1). Where the datamodule has an image
-            cache, the masks are kept in its folder ``lung_masks`` for the next training.
+        lung_method: How the region is found unless another is given: the lungs by ``"shape"`` (ours) or ``"otsu"``
+            (the paper's Algorithm 1). Where the datamodule has an image cache, the masks are kept in its folder
+            ``lung_masks`` for the next training.
+        region: For other organs and modalities (ours): a function that takes an image (H, W) float32 in [0, 1] at the
+            size of the model and gives a bool mask (H, W), or the path to import it by, ``"package.module.name"``, or
+            ``class_path`` and ``init_args`` of a class whose objects are such functions. None takes the files that the
+            datamodule lists as ``region_path`` (``region_dir`` or ``region_column``), or else the lungs.
         color_jitter: Brightness and contrast jitter of the whole image before pasting, ± this share (the published
             code's 0.1).
         backbone: Any timm model that ends in plain average pooling.
@@ -97,7 +113,7 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         warmup_steps: Linear warm-up of the learning rate.
         checkpoint: ``"best"`` by AUROC on the labelled validation split (the paper's way) or ``"last"``.
         seed: Seed of weights, order and augmentations.
-        num_workers: Processes for the lung masks; ``None`` takes all cores.
+        num_workers: Processes for the region masks; ``None`` takes all cores.
         films_in_memory: Keep the training films in memory at the model's size, on the device; the numbers are the same.
             None does so where it pays and fits.
         pre_processor: As in Anomalib; the default resizes to ``image_size``.
@@ -125,6 +141,7 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         segmentation: bool = True,
         blur: bool = True,
         lung_method: LungMethod = "shape",
+        region: FunctionPath | Callable[..., Any] | None = None,
         color_jitter: float = 0.1,
         backbone: str = "resnet18",
         pre_trained: bool = False,
@@ -178,18 +195,24 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
             warmup_steps=warmup_steps,
             films_in_memory=films_in_memory,
         )
-        self.keep_resolved(**vars(resolved))
+        self.keep_resolved(**vars(resolved), region=None if region is None else describe_function(region))
         self.map_description = _MAPS[resolved.density]
         _require(0 <= color_jitter < 1, f"color_jitter must lie in [0, 1), not be {color_jitter}.")
         self.lung_method = lung_method
+        vars(self)["region"] = region  # a network that finds it is no part of this one
+        self.region: FunctionPath | Callable[..., Any] | None
         self.color_jitter = color_jitter
         self.num_workers = num_workers
 
         switches = {"segmentation": segmentation, "blur": blur} if variant == "anatpaste" else {}
         self.pasting = build_pasting(variant, **switches)
         self.model: AnatPasteModel
-        self.needs_lungs = variant == "anatpaste" and segmentation
-        self.lung_masks: LungMasks | None = None
+        self.needs_region = variant == "anatpaste" and segmentation
+        _require(
+            region is None or self.needs_region,
+            "region is where variant='anatpaste' pastes, with segmentation: leave region out, or take them.",
+        )
+        self.region_masks: RegionMasks | None = None
         with seeded(seed):
             self.model = AnatPasteModel(
                 backbone,
@@ -204,7 +227,7 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         self.model.backbone.to(memory_format=torch.channels_last)
 
     def on_fit_start(self) -> None:
-        """Segment the lungs of all training images, once."""
+        """Find the region of all training images, once."""
         super().on_fit_start()
         self._looked_at_pixels = False
         datamodule = self.datamodule
@@ -213,12 +236,27 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
                 "preset=paper trains with batch 64, the datamodule has train_batch_size=%d.",
                 datamodule.train_batch_size,
             )
-        if self.needs_lungs:
-            self._segment_lungs()
+        if self.needs_region:
+            self._find_region()
         if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
             self._save_sheets(Path(self.trainer.default_root_dir) / "sheets")
 
-    def _segment_lungs(self) -> None:
+    def _region(self, samples: pd.DataFrame) -> Region:
+        """How the region is found: as the model says, as the datamodule lists it, or the lungs."""
+        listed = "region_path" in samples.columns
+        if self.region is not None:
+            if listed:
+                msg = (
+                    "The model has a region of its own and the datamodule lists files of it (region_path): leave out "
+                    "the model's region, or the datamodule's region_dir and region_column."
+                )
+                raise ValueError(msg)
+            return load_function(self.region)
+        if listed:
+            return MaskFiles(dict(zip(samples["image_path"], samples["region_path"], strict=True)))
+        return Lungs(self.lung_method)
+
+    def _find_region(self) -> None:
         datamodule = self.datamodule
         train_data = datamodule.train_data
         refuse_moved_pixels(train_data.augmentations)
@@ -226,29 +264,30 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         refuse_moved_pixels(transform)
         size = self.input_size
         if size is None:
-            msg = "AnatPaste keeps one lung mask an image, so its pre-processor needs a Resize to a fixed size."
+            msg = "AnatPaste keeps one region mask an image, so its pre-processor needs a Resize to a fixed size."
             raise ValueError(msg)
         paths = [str(path) for path in train_data.samples.image_path]
         image_cache: ImageCache | None = getattr(datamodule, "cache", None)  # Anomalib's datamodules have none
-        self.lung_masks = LungMasks.compute(
+        self.region_masks = RegionMasks.compute(
             paths,
             size=(size[0], size[1]),
-            method=self.lung_method,
+            region=self._region(train_data.samples),
             bits=stored_depths(train_data.samples),
             num_workers=self.num_workers,
+            reader=getattr(train_data, "reader", None),  # Anomalib's data sets have none either
             cache_dir=image_cache.folder / "lung_masks" if image_cache else None,
         )
-        logger.info(self.lung_masks.summary())
+        logger.info(self.region_masks.summary())
 
     def _save_sheets(self, folder: Path) -> None:
-        """Save the first training images with their lungs and with something pasted, to look at."""
+        """Save the first training images with their regions and with something pasted, to look at."""
         dataset = self.without_augmentation(self.datamodule.train_data)
         loader = DataLoader(dataset, batch_size=min(8, len(dataset)), collate_fn=dataset.collate_fn)
         images = next(self.pre_processed(loader)).mean(dim=1, keepdim=True)
         paths = [str(path) for path in dataset.samples.image_path[: len(images)]]
-        lungs = self.lung_masks.lookup(paths, images.device) if self.lung_masks else None
-        save_training_sheets(folder, images, lungs, self.pasting, self.seed)
-        logger.info("Wrote %s: lungs and pasted anomalies of the first training images.", folder)
+        region = self.region_masks.lookup(paths, images.device) if self.region_masks else None
+        save_training_sheets(folder, images, region, self.pasting, self.seed)
+        logger.info("Wrote %s: regions and pasted anomalies of the first training images.", folder)
 
     def training_loss(self, batch: ImageBatch, generator: torch.Generator) -> torch.Tensor:
         """Classify normal images and the same images with something pasted."""
@@ -259,8 +298,8 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
             check_images(images)
             self._looked_at_pixels = True
         images = jitter_checked(images, self.color_jitter, generator)
-        lungs = self.lung_masks.lookup(paths, device) if self.lung_masks else None
-        pasted = self.pasting.paste(images, lungs, generator)
+        region = self.region_masks.lookup(paths, device) if self.region_masks else None
+        pasted = self.pasting.paste(images, region, generator)
         logits = self.model.logits(torch.cat([images, *(paste.image for paste in pasted)]))
         labels = torch.arange(self.pasting.num_classes, device=images.device).repeat_interleave(len(images))
         return F.cross_entropy(logits, labels)

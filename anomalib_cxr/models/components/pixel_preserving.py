@@ -27,16 +27,19 @@ _CONTAINERS = (v2.Compose, v2.RandomApply, v2.RandomChoice, v2.RandomOrder)
 def refuse_moved_pixels(transform: Transform | None) -> None:
     """Raise if a transform may move pixels, apart from a resize of the whole image.
 
-    Lung masks are computed once, on the un-augmented image at the model's input size. A flip or a rotation would put
+    Region masks are made once, on the un-augmented image at the model's input size. A flip or a rotation would put
     the image elsewhere than its mask.
 
     Args:
-        transform: A torchvision v2 transform, containers included, or None.
+        transform: A torchvision v2 transform, containers included, or None. One of other makers says by an attribute
+            ``keeps_pixels_in_place`` that it leaves them.
 
     Raises:
         ValueError: Naming the first transform that is not known to keep pixels in place.
     """
     if transform is None or isinstance(transform, (*_INTENSITY, v2.Identity)):
+        return
+    if getattr(transform, "keeps_pixels_in_place", False):
         return
     if isinstance(transform, v2.Resize):
         # An int would scale the shorter side only; then image and mask still agree, as both are the whole image.
@@ -46,7 +49,7 @@ def refuse_moved_pixels(transform: Transform | None) -> None:
             refuse_moved_pixels(part)
         return
     msg = (
-        f"The training augmentation {type(transform).__name__} may move pixels away from the lung masks that were "
-        "computed once an image: use intensity augmentations only, or segmentation=False."
+        f"The training augmentation {type(transform).__name__} may move pixels away from the region masks that were "
+        "made once an image: use intensity augmentations only, or segmentation=False."
     )
     raise ValueError(msg)

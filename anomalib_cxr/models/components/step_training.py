@@ -63,7 +63,7 @@ class StepTrainingMixin(ScoringMixin):
                               checkpoint choice, which needs both; the sheet; thrift with memory.
     ``setup``                 The datamodule's training loader is replaced by one that follows the step.
     ``on_load_checkpoint``    On resuming: split, post-processor and bank come back, before the weights.
-    ``on_fit_start``          The split's hash is taken; subclasses prepare what every step needs (lung masks).
+    ``on_fit_start``          The split's hash is taken; subclasses prepare what every step needs (region masks).
     ``on_train_batch_start``  The random state becomes a function of (seed, step, rank); then, before the first
                               batch of a stage, ``on_stage_start``.
     ``training_step``         A generator is drawn from that state, :meth:`training_loss` is called, and its value

@@ -240,9 +240,9 @@ def _run(anchor: str, one: Evaluation, pictures: Pictures, shown: int) -> list[C
             ),
             tag("div", *(_tile(uri, text, image) for image, uri, text in pictures.nearest), class_="gallery"),
         ]
-    quality = one.finished.lung_quality
+    quality = one.finished.region_quality
     if quality or pictures.sheets:
-        parts.append(tag("h3", "Lung masks and sheets of the run"))
+        parts.append(tag("h3", "Region masks and sheets of the run"))
         parts.append(tag("p", quality) if quality else None)
         sheets = [
             tag("figure", tag("img", src=uri, alt=name, class_="sheet"), tag("figcaption", name))

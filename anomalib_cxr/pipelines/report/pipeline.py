@@ -16,11 +16,15 @@ from anomalib_cxr.pipelines.report.nearest import nearest_patches
 from anomalib_cxr.pipelines.report.page import Pictures, make_page
 from anomalib_cxr.pipelines.report.pictures import data_uri, encode, match_pictures
 from anomalib_cxr.pipelines.report.runs import FinishedRun, find_runs
-from anomalib_cxr.run_folder import HEAT_MAP_SHEET, LUNG_SHEET, SHEETS
+from anomalib_cxr.run_folder import HEAT_MAP_SHEET, OLD_REGION_SHEET, REGION_SHEET, SHEETS
 
 logger = logging.getLogger(__name__)
 
-_SHEETS = {LUNG_SHEET: "Lungs of the first training images", HEAT_MAP_SHEET: "Heat maps of some test images"}
+_SHEETS = {
+    REGION_SHEET: "Regions of the first training images",
+    OLD_REGION_SHEET: "Lungs of the first training images",
+    HEAT_MAP_SHEET: "Heat maps of some test images",
+}
 
 
 class Report(Pipeline):

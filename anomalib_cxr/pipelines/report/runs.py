@@ -28,7 +28,7 @@ from anomalib_cxr.run_folder import (
 CONFIGS = (CONFIG, STOCK_CONFIG)
 """Configuration of a run: a cross-validation's, or the one that Anomalib's command line leaves."""
 
-_LUNGS = re.compile(r"Lung masks of \d+ images at .*?fallbacks used: [^\r\n]*")
+_REGIONS = re.compile(r"(?:Lung|Region) masks of \d+ images at [^\r\n]*")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class FinishedRun:
 
     @property
     def training(self) -> dict[str, Any]:
-        """What is known of the training: versions, device, precision, lung masks; empty where nothing is."""
+        """What is known of the training: versions, device, precision, region masks; empty where nothing is."""
         return self.record.get("training", {})
 
     @property
@@ -100,15 +100,15 @@ class FinishedRun:
         return {str(key): str(value) for key, value in versions.items()} if isinstance(versions, dict) else {}
 
     @property
-    def lung_quality(self) -> str:
-        """What the run or its log says of the lung masks; "" where they say nothing."""
-        summary = self.training.get("lung_masks")
+    def region_quality(self) -> str:
+        """What the run or its log says of the region masks; "" where they say nothing."""
+        summary = self.training.get("region_masks", self.training.get("lung_masks"))  # of older runs
         if isinstance(summary, str) and summary:
             return summary
         path = self.home / LOG
         if not path.is_file():
             return ""
-        found = _LUNGS.findall(path.read_text(encoding="utf-8", errors="replace"))
+        found = _REGIONS.findall(path.read_text(encoding="utf-8", errors="replace"))
         return found[-1].strip() if found else ""
 
     @property

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from anomalib_cxr.anatomy import LungQuality, segment_lungs, segment_lungs_with_quality
-from anomalib_cxr.anatomy.lung_segmentation import describe_mask
+from anomalib_cxr.anatomy import RegionQuality, segment_lungs, segment_lungs_with_quality
+from anomalib_cxr.anatomy.region_quality import describe_mask
 
 
 def dice(one, other):
@@ -122,7 +122,7 @@ def test_quality_of_a_mask_of_one_component():
 
     quality = describe_mask(image, mask, "prior", 0.1)
 
-    assert quality == LungQuality(200 / 1600, 1, 0.0, False, 0.25, "prior", 0.1)
+    assert quality == RegionQuality(200 / 1600, 1, 0.0, False, 0.25, "prior", 0.1)
 
 
 def nothing(value):

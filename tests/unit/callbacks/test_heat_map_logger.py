@@ -152,6 +152,45 @@ def test_wandb_and_mlflow_receive_the_same(tmp_path: Path, kind: type[Recorder])
     assert like.metrics["test/AUROC"] == pytest.approx(sk.roc_auc_score(TEST_LABELS, TEST_GREYS))
 
 
+@pytest.mark.filterwarnings("ignore::Warning")  # of its own packages
+def test_wandb_itself_receives_pictures_and_metrics_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb", reason="needs pip install wandb")
+    from lightning.pytorch.loggers import WandbLogger
+
+    for name in ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR"):
+        monkeypatch.setenv(f"WANDB_{name}", str(tmp_path))
+    real = WandbLogger(project="films", save_dir=tmp_path, offline=True)
+    try:
+        model, _ = run(tmp_path, real, per_label=1)
+        assert real.experiment.summary["test/AUROC"] == pytest.approx(sk.roc_auc_score(TEST_LABELS, TEST_GREYS))
+        media = Path(real.experiment.dir) / "media" / "images"
+        assert len(list(media.rglob("*.png"))) == 2
+        for label in ("normal", "abnormal"):
+            (picture,) = (media / "heat_maps" / "test" / label).glob(f"00_{label}_0.png_*.png")
+            expected = expected_picture(model, GREYS["test", label][0])
+            assert np.abs(shown(np.array(Image.open(picture))) - expected).max() <= 1
+    finally:
+        wandb.finish()
+
+
+@pytest.mark.filterwarnings("ignore::Warning")  # of its own packages
+def test_mlflow_itself_receives_pictures_and_metrics_in_sqlite(tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="needs pip install mlflow")
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    real = MLFlowLogger("films", tracking_uri=store, artifact_location=(tmp_path / "artifacts").as_uri())
+    model, _ = run(tmp_path, real, per_label=1)
+    client = mlflow.MlflowClient(store)
+    (found,) = client.search_runs([client.get_experiment_by_name("films").experiment_id])
+    assert found.data.metrics["test/AUROC"] == pytest.approx(sk.roc_auc_score(TEST_LABELS, TEST_GREYS))
+    for label in ("normal", "abnormal"):
+        name = f"heat_maps/test/{label}/00_{label}_0.png_step_000000.png"
+        picture = client.download_artifacts(found.info.run_id, name, str(tmp_path))
+        expected = expected_picture(model, GREYS["test", label][0])
+        assert np.abs(shown(np.array(Image.open(picture))) - expected).max() <= 1
+
+
 def test_a_fit_sends_its_validation_normalised_by_what_it_has_just_learned(tmp_path: Path) -> None:
     like, model = LikeWandb(), RampModel()
     Engine(

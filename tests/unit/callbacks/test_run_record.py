@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from anomalib.data import Folder
@@ -22,6 +23,7 @@ from anomalib_cxr.callbacks.run_record import RunRecordError, plain, read_record
 from anomalib_cxr.metrics import read_predictions
 from anomalib_cxr.pipelines.report.evaluation import Bootstrap
 from anomalib_cxr.pipelines.report.pipeline import make_report
+from anomalib_cxr.pipelines.report.runs import FinishedRun
 
 
 class Lungs:
@@ -45,10 +47,10 @@ class MaskedModel(GreyModel):
 
     def __init__(self, odd: object = None, patients: object = None, floor: float = 0.5, **kwargs) -> None:
         super().__init__(**kwargs)
-        self.lung_masks = None
+        self.region_masks = None
 
     def on_fit_start(self) -> None:
-        self.lung_masks = Lungs()
+        self.region_masks = Lungs()
 
 
 def engine(root: Path, **kwargs) -> Engine:
@@ -88,7 +90,7 @@ def test_a_plain_run_says_what_it_was(trained: Path) -> None:
     assert (record["device"], record["precision"], record["processes"]) == ("cpu", "32-true", 1)
     assert (record["map"], record["nearest_references"]) == ("grey <above> the mean", False)
     assert (record["checkpoint"], record["step"]) == (None, 1)
-    assert record["training"]["lung_masks"] == Lungs().summary()
+    assert record["training"]["region_masks"] == Lungs().summary()
     assert "secret" not in text
     assert "Meier" not in text
     for patient in read_predictions(trained / "predictions.csv")["patient_id"]:
@@ -110,10 +112,10 @@ def test_a_checkpoint_brings_what_its_training_was(trained: Path, tmp_path: Path
     assert record["data"]["class_path"].endswith("GreyFilms" if stage == "test" else "PredictDataset")
     assert (record["checkpoint"], record["step"]) == ("…/model.ckpt", 1)
     assert (record["precision"], record["training"]["precision"]) == ("bf16-mixed", "32-true")
-    assert record["training"]["lung_masks"] == Lungs().summary()
+    assert record["training"]["region_masks"] == Lungs().summary()
 
 
-def test_the_report_of_a_plain_run_has_versions_arguments_and_lung_masks(trained: Path, tmp_path: Path) -> None:
+def test_the_report_of_a_plain_run_has_versions_arguments_and_region_masks(trained: Path, tmp_path: Path) -> None:
     make_report([trained], tmp_path / "r.html", bootstrap=Bootstrap(draws=20))
     page = (tmp_path / "r.html").read_text()
     for text in (
@@ -140,7 +142,7 @@ def test_the_report_of_a_plain_run_has_versions_arguments_and_lung_masks(trained
         ("{half", "run.json cannot be read (Expecting property name"),
         ("[1]", "run.json cannot be read (it holds no object): "),
         ('{"model": 3, "versions": ["x"], "training": "y", "step": "z", "map": 1}', ""),
-        ('{"model": {"class_path": ["x"]}, "versions": {"a": {}}, "training": {"lung_masks": [1]}, "date": {}}', ""),
+        ('{"model": {"class_path": ["x"]}, "versions": {"a": {}}, "training": {"region_masks": [1]}, "date": {}}', ""),
     ],
 )
 def test_a_missing_or_broken_record_takes_one_sentence(
@@ -192,7 +194,7 @@ def test_a_built_in_model_on_built_in_data_says_it_too(tmp_path: Path, caplog: p
     assert record["model"]["init_args"]["layers"] == ["layer1"]
     assert record["data"]["class_path"].endswith(".Folder")
     assert record["data"]["init_args"]["normal_split_ratio"] == 0.2
-    assert record["training"]["lung_masks"] == ""
+    assert record["training"]["region_masks"] == ""
     assert record["map"] == ""
 
 
@@ -248,3 +250,9 @@ def test_writing_is_atomic_and_reading_refuses_what_is_none(tmp_path: Path) -> N
     path.write_bytes(b"\xff\xfe{")
     with pytest.raises(RunRecordError, match="cannot be read"):
         read_record(path)
+
+
+def test_the_report_knows_the_lung_masks_of_older_runs(tmp_path: Path) -> None:
+    record = {"training": {"lung_masks": "Lung masks of 4 images: fine."}}
+    run = FinishedRun("a", tmp_path, pd.DataFrame(), None, "", tmp_path, record)
+    assert run.region_quality == "Lung masks of 4 images: fine."

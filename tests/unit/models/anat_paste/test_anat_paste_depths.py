@@ -10,7 +10,7 @@ from anomalib_cxr.models.anat_paste import lightning_model
 
 
 @pytest.mark.parametrize(("bits", "expected"), [([12.0, np.nan, 10.0], [12, None, 10]), (None, [None] * 3)])
-def test_lung_masks_get_the_depths_of_the_table(monkeypatch, bits, expected):
+def test_region_masks_get_the_depths_of_the_table(monkeypatch, bits, expected):
     samples = pd.DataFrame({"image_path": ["a.png", "b.png", "c.png"]})
     if bits is not None:
         samples["bits"] = bits
@@ -20,14 +20,14 @@ def test_lung_masks_get_the_depths_of_the_table(monkeypatch, bits, expected):
         seen.update(paths=paths, **arguments)
         return SimpleNamespace(summary=lambda: "")
 
-    monkeypatch.setattr(lightning_model.LungMasks, "compute", compute)
+    monkeypatch.setattr(lightning_model.RegionMasks, "compute", compute)
     model = SimpleNamespace(
         datamodule=SimpleNamespace(train_data=SimpleNamespace(samples=samples, augmentations=None)),
         pre_processor=None,
         input_size=(64, 64),
-        lung_method="otsu",
+        _region=lambda _: "region",
         num_workers=0,
     )
-    lightning_model.AnatPaste._segment_lungs(model)
+    lightning_model.AnatPaste._find_region(model)
     assert seen["paths"] == ["a.png", "b.png", "c.png"]
     assert seen["bits"] == expected

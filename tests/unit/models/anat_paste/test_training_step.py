@@ -11,7 +11,7 @@ from anomalib.data import ImageBatch
 from detector_cases import CASES, ThreeFilms, film
 from torch import Tensor, nn
 
-from anomalib_cxr.anatomy import LungMasks, segment_lungs
+from anomalib_cxr.anatomy import RegionMasks, segment_lungs
 from anomalib_cxr.augmentations import AnatPasteAugmentation
 from anomalib_cxr.models import AnatPaste
 from anomalib_cxr.models.anat_paste.torch_model import AnatPasteModel
@@ -29,8 +29,8 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> ImageBatch:
 def detector(batch: ImageBatch, **arguments: Any) -> Any:
     """The detector, with the lungs of the films."""
     model = CASE.make(**arguments)
-    if model.needs_lungs:
-        model.lung_masks = LungMasks.compute(sorted(batch.image_path), (64, 64), num_workers=0, progress=False)
+    if model.needs_region:
+        model.region_masks = RegionMasks.compute(sorted(batch.image_path), (64, 64), num_workers=0, progress=False)
     return model
 
 
@@ -39,15 +39,15 @@ class Watched:
 
     def __init__(self, model: Any, batch: ImageBatch, seed: int = 0) -> None:
         self.normal: Tensor
-        self.lungs: Tensor | None
-        stock = model.pasting.forward
+        self.region: Tensor | None
+        stock = model.pasting.paste
 
-        def noted(images: Tensor, lungs: Tensor | None = None, generator: torch.Generator | None = None):
-            self.normal, self.lungs = images, lungs
-            self.pasted = stock(images, lungs, generator)
+        def noted(images: Tensor, region: Tensor | None = None, generator: torch.Generator | None = None):
+            self.normal, self.region = images, region
+            self.pasted = stock(images, region, generator)
             return self.pasted
 
-        model.pasting.forward = noted
+        model.pasting.paste = noted
         first = next(module for module in model.model.backbone.modules() if isinstance(module, nn.Conv2d))
         hooks = [
             first.register_forward_hook(lambda _module, inputs, _output: setattr(self, "inputs", inputs[0])),
@@ -56,7 +56,7 @@ class Watched:
         self.loss = model.training_loss(batch, torch.Generator().manual_seed(seed))
         for hook in hooks:
             hook.remove()
-        del model.pasting.forward
+        del model.pasting.paste
 
 
 def test_network_sees_normal_and_pasted_films_between_minus_one_and_one(batch: ImageBatch) -> None:
@@ -89,8 +89,8 @@ def test_three_classes_are_labelled_film_after_film(batch: ImageBatch) -> None:
 def test_something_is_pasted_into_the_lungs_of_its_own_film(batch: ImageBatch) -> None:
     step = Watched(detector(batch), batch)
     lungs = [torch.from_numpy(segment_lungs(film(path)[0].numpy())) for path in batch.image_path]
-    assert step.lungs is not None
-    for found, own in zip(step.lungs[:, 0], lungs, strict=True):
+    assert step.region is not None
+    for found, own in zip(step.region[:, 0], lungs, strict=True):
         assert torch.equal(found, own)
         assert sum(torch.equal(found, other) for other in lungs) == 1  # no two films have the same
     for changed, own in zip((step.pasted[0].image != step.normal)[:, 0], lungs, strict=True):
@@ -103,10 +103,10 @@ def test_lungs_of_a_fit_are_kept_by_the_path_of_their_film(tmp_path: Path) -> No
     data = ThreeFilms(tmp_path)
     data.setup("fit")
     model._trainer = SimpleNamespace(datamodule=data, is_global_zero=False)
-    model._segment_lungs()
+    model._find_region()
     for path in data.train_data.samples["image_path"]:
         assert torch.equal(
-            model.lung_masks.lookup([path])[0, 0], torch.from_numpy(segment_lungs(film(path)[0].numpy()))
+            model.region_masks.lookup([path])[0, 0], torch.from_numpy(segment_lungs(film(path)[0].numpy()))
         )
 
 
@@ -149,10 +149,10 @@ def test_blur_is_on_unless_switched_off(batch: ImageBatch) -> None:
 
 def test_segmentation_is_on_unless_switched_off(batch: ImageBatch) -> None:
     inside, outside = detector(batch), detector(batch, segmentation=False)
-    assert inside.needs_lungs
-    assert not outside.needs_lungs
+    assert inside.needs_region
+    assert not outside.needs_region
     assert (inside.pasting.segmentation, outside.pasting.segmentation) == (True, False)
-    lungs = LungMasks.compute(batch.image_path, (64, 64), num_workers=0, progress=False).lookup(batch.image_path)
+    lungs = RegionMasks.compute(batch.image_path, (64, 64), num_workers=0, progress=False).lookup(batch.image_path)
     left = dict.fromkeys((inside, outside), 0)
     for model in left:
         for seed in range(4):

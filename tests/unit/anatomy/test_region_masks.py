@@ -13,8 +13,8 @@ from scipy.ndimage import label
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from anomalib_cxr.anatomy import LungMasks, lung_masks, segment_lungs
-from anomalib_cxr.imaging import RadiographError
+from anomalib_cxr.anatomy import Lungs, RegionMasks, region_masks, regions, segment_lungs
+from anomalib_cxr.imaging import RadiographError, film_reader
 
 SIZE = (64, 48)
 
@@ -46,8 +46,8 @@ def expected(path, size=SIZE, method="shape"):
     return torch.from_numpy(segment_lungs(seen.clamp(0, 1).numpy(), method))
 
 
-def compute(paths, size=SIZE, **options):
-    return LungMasks.compute(paths, size, **{"num_workers": 0, "progress": False, **options})
+def compute(paths, size=SIZE, method="shape", **options):
+    return RegionMasks.compute(paths, size, Lungs(method), **{"num_workers": 0, "progress": False, **options})
 
 
 @pytest.mark.parametrize("method", ["shape", "otsu"])
@@ -97,7 +97,7 @@ def test_workers_change_nothing(paths):
 def test_workers_start_by_any_method(paths, start_method, monkeypatch):
     serial = compute(paths)
     loader = functools.partial(DataLoader, multiprocessing_context=start_method)
-    monkeypatch.setattr(lung_masks, "DataLoader", loader)
+    monkeypatch.setattr(region_masks, "DataLoader", loader)
 
     assert np.array_equal(compute(paths, num_workers=2).packed, serial.packed)
 
@@ -122,7 +122,7 @@ def refuse(*_):
 def test_a_second_run_reads_the_cache_only(paths, tmp_path, monkeypatch):
     cache = tmp_path / "new" / "cache"
     first = compute(paths, cache_dir=cache)
-    monkeypatch.setattr(lung_masks, "segment_lungs_with_quality", refuse)
+    monkeypatch.setattr(regions, "segment_lungs_with_quality", refuse)
 
     second = compute(paths, cache_dir=cache)
 
@@ -231,7 +231,7 @@ def test_stored_depths_are_those_of_the_table(paths, tmp_path):
 def test_bits_are_passed_on_to_the_reader(paths, monkeypatch):
     seen = {}
     monkeypatch.setattr(
-        lung_masks, "read_radiograph", lambda path, bits: seen.update({path: bits}) or np.zeros(SIZE, np.float32)
+        film_reader, "read_radiograph", lambda path, bits: seen.update({path: bits}) or np.zeros(SIZE, np.float32)
     )
     compute(paths, bits=[8, 12, None, 10, 16])
     assert list(seen.values()) == [8, 12, None, 10, 16]

@@ -1,4 +1,4 @@
-"""Lung masks of a whole training set, computed once and kept as bits."""
+"""Region masks of a whole training set, found once and kept as bits."""
 
 import hashlib
 import json
@@ -6,7 +6,6 @@ import logging
 import multiprocessing
 import os
 import zipfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,20 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2.functional import resize
 
-from anomalib_cxr.anatomy.lung_segmentation import (
-    MIN_SIDE,
-    SEGMENTATION_VERSION,
-    LungMethod,
-    LungQuality,
-    segment_lungs_with_quality,
-)
-from anomalib_cxr.checks import check_choice
+from anomalib_cxr.anatomy.lung_segmentation import MIN_SIDE
+from anomalib_cxr.anatomy.region_quality import RegionQuality
+from anomalib_cxr.anatomy.regions import Film, Lungs, Region, shrunk
 from anomalib_cxr.cores import available_cores
 from anomalib_cxr.devices import on_device
 from anomalib_cxr.files import written_atomically
-from anomalib_cxr.imaging import RadiographError, read_radiograph
+from anomalib_cxr.imaging import FilmReader, RadiographError
 from anomalib_cxr.imaging.progress import progress as show_progress
 
 logger = logging.getLogger(__name__)
@@ -40,29 +33,29 @@ _MAX_WORKERS = 8
 
 
 @dataclass(frozen=True, eq=False)
-class LungMasks:
-    """Lung masks of many images at one size, looked up by path.
+class RegionMasks:
+    """Regions of many images at one size, looked up by path.
 
     A snapshot: a file that changes after :meth:`compute` keeps its mask until the next :meth:`compute`.
 
     Attributes:
         size: Height and width of the masks.
-        method: Method asked for, see :func:`~anomalib_cxr.anatomy.segment_lungs`.
+        region: How they were found.
         paths: Absolute paths, one a mask.
         packed: Masks as bits, shape (N, ceil(H * W / 8)), uint8.
         quality: What each mask looks like.
 
     Example:
-        >>> masks = LungMasks.compute(paths, size=(256, 256))  # doctest: +SKIP
+        >>> masks = RegionMasks.compute(paths, size=(256, 256))  # doctest: +SKIP
         >>> masks.lookup(batch.image_path).shape  # doctest: +SKIP
         torch.Size([32, 1, 256, 256])
     """
 
     size: tuple[int, int]
-    method: LungMethod
+    region: Region
     paths: tuple[str, ...]
     packed: NDArray[np.uint8]
-    quality: tuple[LungQuality, ...]
+    quality: tuple[RegionQuality, ...]
     _rows: dict[str, int] = field(init=False, repr=False)
     _kept: dict[torch.device, torch.Tensor] = field(init=False, repr=False, default_factory=dict)
 
@@ -74,55 +67,58 @@ class LungMasks:
         cls,
         paths: Sequence[str | os.PathLike[str]],
         size: tuple[int, int],
-        method: LungMethod = "shape",
+        region: Region | None = None,
         bits: Sequence[int | None] | None = None,
         num_workers: int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         progress: bool = True,
-    ) -> "LungMasks":
-        """Segment the lungs of every image, as a model with this input size sees it.
+        reader: FilmReader | None = None,
+    ) -> "RegionMasks":
+        """Find the region of every image, as a model with this input size sees it.
 
-        Images are read by :func:`~anomalib_cxr.imaging.read_radiograph` and resized with antialiasing, as torchvision's
+        Images are read by the ``reader`` and resized with antialiasing, as torchvision's
         ``Resize`` does. The result does not depend on the number of workers and leaves torch's random state alone.
 
         Args:
-            paths: Image files; a path that comes twice is segmented once.
+            paths: Image files; of a path that comes twice the region is found once.
             size: Height and width of the masks, at least 16.
-            method: ``"shape"`` or ``"otsu"``, see :func:`~anomalib_cxr.anatomy.segment_lungs`.
+            region: How to find it; None takes :class:`~anomalib_cxr.anatomy.Lungs`.
             bits: Stored depth of each image as :func:`~anomalib_cxr.imaging.read_radiograph` takes it, None where the
                 file tells; None for all.
             num_workers: Worker processes; 0 stays in this process, None takes up to 8, or none for a few images.
-            cache_dir: Folder that keeps masks between runs, or None. Masks there are found by the content of the image
-                file, so a changed file is segmented anew. Several processes may share it. Damaged files are replaced.
+            cache_dir: Folder that keeps masks between runs, or None; used for regions with a ``cache_key``. Masks there
+                are looked up by the content of the image file, so a changed file's is found anew. Several processes may
+                share it. Damaged files are replaced.
             progress: Show a progress bar.
+            reader: Of images and masks; None reads radiographs. Masks by another one are not kept in ``cache_dir``.
 
         Returns:
             The masks.
 
         Raises:
-            ValueError: If there are no paths, if size, method or num_workers is out of range, if there are not as many
+            ValueError: If there are no paths, if size or num_workers is out of range, if there are not as many
                 ``bits`` as paths or two for one path.
-            RadiographError: If images cannot be read; the message names the first of them.
+            RadiographError: If images cannot be read or have no region; the message names the first of them.
         """
-        check_choice("method", method, LungMethod)
+        region = Lungs() if region is None else region
         height, width = size
         if min(height, width) < MIN_SIDE:
-            msg = f"Lung masks need a size of at least {MIN_SIDE}×{MIN_SIDE}, got {height}×{width}."
+            msg = f"Region masks need a size of at least {MIN_SIDE}×{MIN_SIDE}, got {height}×{width}."
             raise ValueError(msg)
         depths = _depths([_absolute(path) for path in paths], bits)
         unique = tuple(depths)
         if not unique:
-            msg = "Lung masks need at least one image, got no paths."
+            msg = "Region masks need at least one image, got no paths."
             raise ValueError(msg)
-        cache = None if cache_dir is None else Path(cache_dir)
-        segmentation = _Segmentation(unique, tuple(depths.values()), (height, width), method, cache)
+        cache = None if cache_dir is None or region.cache_key is None or reader else Path(cache_dir)
+        search = _Search(unique, tuple(depths.values()), (height, width), region, cache, reader or FilmReader())
 
         packed = np.empty((len(unique), -(-height * width // 8)), dtype=np.uint8)
-        quality: list[LungQuality] = []
+        quality: list[RegionQuality] = []
         failed: list[str] = []
         damaged = 0
-        results = segmentation.run(_worker_count(num_workers, len(unique)))
-        for row, result in enumerate(show_progress(results, "Segmenting lungs", len(unique), shown=progress)):
+        results = search.run(_worker_count(num_workers, len(unique)))
+        for row, result in enumerate(show_progress(results, f"Finding {region.kind}s", len(unique), shown=progress)):
             if isinstance(result, str):
                 failed.append(result)
             else:
@@ -130,11 +126,11 @@ class LungMasks:
                 quality.append(result.quality)
                 damaged += result.replaced
         if failed:
-            msg = f"{len(failed)} of {len(unique)} images have no lung mask, the first because {failed[0]}"
+            msg = f"{len(failed)} of {len(unique)} images have no {region.kind} mask, the first because {failed[0]}"
             raise RadiographError(msg)
         if damaged:
-            logger.warning("%d damaged lung masks in %s were segmented anew.", damaged, cache)
-        return cls((height, width), method, unique, packed, tuple(quality))
+            logger.warning("%d damaged %s masks in %s were made anew.", damaged, region.kind, cache)
+        return cls((height, width), region, unique, packed, tuple(quality))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -160,7 +156,7 @@ class LungMasks:
         for path in paths:
             row = self._rows.get(_absolute(path))
             if row is None:
-                msg = f"No lung mask for {path}: it was not among the {len(self)} images given to LungMasks.compute."
+                msg = f"No region for {path}: it was not among the {len(self)} images given to RegionMasks.compute."
                 raise KeyError(msg)
             rows.append(row)
         height, width = self.size
@@ -176,28 +172,21 @@ class LungMasks:
 
     def summary(self) -> str:
         """Return one sentence for the log: how many masks there are and how many of them look odd."""
-        fallbacks = Counter(quality.fallback_used for quality in self.quality if quality.fallback_used)
-        listed = ", ".join(f"{name} in {count}" for name, count in sorted(fallbacks.items())) or "none"
-        two = np.mean([quality.components == 2 for quality in self.quality])
-        symmetry = np.array([quality.symmetry for quality in self.quality])
-        typical, lopsided = np.median(symmetry), (symmetry < 0.5).sum()
-        border = sum(quality.border_contact for quality in self.quality)
         area = np.mean([quality.area_fraction for quality in self.quality])
         return (
-            f"Lung masks of {len(self)} images at {self.size[0]}×{self.size[1]} by method '{self.method}': "
-            f"mean area {area:.1%} of the image, two components in {two:.1%}, median symmetry {typical:.2f} "
-            f"({lopsided} below 0.5), {border} touch the border, fallbacks used: {listed}."
+            f"{self.region.kind.capitalize()} masks of {len(self)} images at {self.size[0]}×{self.size[1]} by "
+            f"{self.region}: mean area {area:.1%} of the image, {self.region.details(self.quality)}."
         )
 
 
 @dataclass(frozen=True)
 class _Result:
     packed: NDArray[np.uint8]
-    quality: LungQuality
+    quality: RegionQuality
     replaced: bool
 
 
-class _Segmentation(Dataset):
+class _Search(Dataset):
     """The masks of a list of files, or for a file that cannot be read, the reason."""
 
     def __init__(
@@ -205,14 +194,16 @@ class _Segmentation(Dataset):
         paths: tuple[str, ...],
         bits: tuple[int | None, ...],
         size: tuple[int, int],
-        method: LungMethod,
+        region: Region,
         cache: Path | None,
+        reader: FilmReader,
     ) -> None:
         self.paths = paths
         self.bits = bits
         self.size = size
-        self.method = method
+        self.region = region
         self.cache = cache
+        self.reader = reader
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -221,13 +212,13 @@ class _Segmentation(Dataset):
         path, bits = Path(self.paths[index]), self.bits[index]
         try:
             if self.cache is None:
-                return self._segment(path, bits)
+                return self._find(path, bits)
             stored = self.cache / f"{self._key(path, bits)}.npz"
             existed = stored.exists()
             kept = _load(stored, self.size) if existed else None
             if kept is not None:
                 return kept
-            result = self._segment(path, bits, replaced=existed)
+            result = self._find(path, bits, replaced=existed)
         except RadiographError as error:
             return str(error)
         _store(stored, result)
@@ -246,20 +237,19 @@ class _Segmentation(Dataset):
         for chunk in loader:
             yield from chunk
 
-    def _segment(self, path: Path, bits: int | None, replaced: bool = False) -> _Result:
-        image = torch.from_numpy(read_radiograph(path, bits=bits))[None]
-        image = resize(image, list(self.size), antialias=True)[0].clamp(0, 1)
-        mask, quality = segment_lungs_with_quality(image.numpy(), self.method)
+    def _find(self, path: Path, bits: int | None, replaced: bool = False) -> _Result:
+        pixels = self.reader.read(path, bits)
+        mask, quality = self.region.find(Film(str(path), pixels, shrunk(pixels, self.size), self.reader))
         return _Result(np.packbits(mask), quality, replaced)
 
     def _key(self, path: Path, bits: int | None) -> str:
-        """Name of a mask: what the file holds and how it is read and segmented."""
+        """Name of a mask: what the file holds, how it is read and how the region is found."""
         try:
             digest = hashlib.sha256(path.read_bytes())
         except OSError as error:
             msg = f"{path} cannot be read: {error.strerror}"
             raise RadiographError(msg) from error
-        settings = [path.suffix.lower(), self.size, self.method, SEGMENTATION_VERSION]
+        settings = [path.suffix.lower(), self.size, *(self.region.cache_key or ())]
         digest.update(json.dumps(settings if bits is None else [*settings, bits]).encode())
         return digest.hexdigest()
 
@@ -271,12 +261,12 @@ def _absolute(path: str | os.PathLike[str]) -> str:
 def _depths(paths: Sequence[str], bits: Sequence[int | None] | None) -> dict[str, int | None]:
     """Stored depth of each distinct path."""
     if bits is not None and len(bits) != len(paths):
-        msg = f"Lung masks need a stored depth for each path, got {len(bits)} for {len(paths)}."
+        msg = f"Region masks need a stored depth for each path, got {len(bits)} for {len(paths)}."
         raise ValueError(msg)
     depths: dict[str, int | None] = {}
     for path, depth in zip(paths, bits or [None] * len(paths), strict=True):
         if depths.setdefault(path, depth) != depth:
-            msg = f"Lung masks got two stored depths for {path}, {depths[path]} and {depth}."
+            msg = f"Region masks got two stored depths for {path}, {depths[path]} and {depth}."
             raise ValueError(msg)
     return depths
 
@@ -285,7 +275,7 @@ def _load(stored: Path, size: tuple[int, int]) -> _Result | None:
     """Return a stored mask, or None where the file is damaged."""
     try:
         with np.load(stored, allow_pickle=False) as data:
-            packed, quality = data["packed"], LungQuality(**json.loads(str(data["quality"])))
+            packed, quality = data["packed"], RegionQuality(**json.loads(str(data["quality"])))
     except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile):
         return None
     whole = packed.dtype == np.uint8 and packed.shape == (-(-size[0] * size[1] // 8),)
