@@ -111,14 +111,14 @@ class Kit:
 
 
 def detectors() -> list[type[Any]]:
-    """Every detector of the package that is trained by steps."""
+    """Every detector of the package that is trained by steps, or by none."""
     classes = [value for _, value in inspect.getmembers(anomalib_cxr.models, inspect.isclass)]
     return [each for each in classes if issubclass(each, StepTrainingMixin)]
 
 
 def small(detector: type[Any], tiny: bool, **arguments: Any) -> Any:
     """A detector for 20 steps, or few and small ones, of the arguments that it has."""
-    arguments = {"max_steps": 20, "steps_per_epoch": 10, "seed": 0, **arguments}
+    arguments = {"max_steps": 20, "steps_per_epoch": 10, "seed": 0, "pre_trained": False, **arguments}
     if tiny:
         sizes = {"image_size": 64, "patch_sizes": (16, 32), "encoder_size": 32, "backbone": "resnet10t"}
         arguments |= {"max_steps": 4, "steps_per_epoch": 2, "patches_per_step": 8, **sizes}
