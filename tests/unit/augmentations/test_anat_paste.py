@@ -187,6 +187,18 @@ def test_each_image_uses_its_own_lungs():
     assert list(zip(p.centre_y.tolist(), p.centre_x.tolist(), strict=True)) == pixels
 
 
+@pytest.mark.parametrize("segmentation", [True, False])
+def test_unchecked_pasting_is_the_checked_one_and_heeds_the_switch(segmentation: bool) -> None:
+    images, lungs = sample(4, 64, 64)
+    augmentation = AnatPasteAugmentation(segmentation=segmentation)
+    unchecked = augmentation.paste(images, lungs, seeded())[0]
+    for given in (lungs, *(() if segmentation else (None,))):
+        checked = augmentation(images, given, seeded())[0]
+        assert torch.equal(unchecked.image, checked.image)
+        assert torch.equal(unchecked.mask, checked.mask)
+    assert bool((unchecked.mask[~lungs] > 0).any()) != segmentation
+
+
 def test_without_segmentation_centres_are_anywhere():
     p = parameters_of(8000, 16, area=(0.1, 0.2))
     counts = torch.zeros(16, 16).index_put_((p.centre_y, p.centre_x), torch.ones(8000), accumulate=True)
