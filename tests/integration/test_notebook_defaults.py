@@ -43,6 +43,6 @@ def test_every_detector_trains_with_the_default_progress_bar(tmp_path: Path) -> 
 
     notebook = nbformat.v4.new_notebook()
     notebook.cells = [nbformat.v4.new_code_cell(cell.format(tests=str(Path(__file__).parent))) for cell in CELLS]
-    ExecutePreprocessor(timeout=300, kernel_name="python3").preprocess(notebook, {"metadata": {"path": str(tmp_path)}})
+    ExecutePreprocessor(timeout=900, kernel_name="python3").preprocess(notebook, {"metadata": {"path": str(tmp_path)}})
     printed = "".join(output.get("text", "") for output in notebook.cells[-1].outputs)
     assert all(f"'{name}'" in printed for name in models.__all__), printed
