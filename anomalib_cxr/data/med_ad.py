@@ -19,7 +19,6 @@ import pandas as pd
 
 from anomalib_cxr.checks import check_choice
 from anomalib_cxr.data.files import inside
-from anomalib_cxr.data.selection import Selection
 from anomalib_cxr.data.splits import ABNORMAL, NORMAL, split_by_fold, split_officially
 from anomalib_cxr.data.table_datamodule import TableDataModule, compare_splits
 from anomalib_cxr.data.tables import TableError
@@ -101,13 +100,6 @@ class MedAD(TableDataModule):
                 "part": [part for _, part in rows.values()],
             }
         )
-
-    def select(self, selection: Selection) -> None:
-        """Keep all films.
-
-        Args:
-            selection: The table.
-        """
 
     def make_splits(self, table: pd.DataFrame) -> pd.Series:
         """Take the published split, and validation from its training normals.

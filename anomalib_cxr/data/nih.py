@@ -132,8 +132,7 @@ class NIH(TableDataModule):
         """
         selection.keep(selection.table["view"].isin(self.views), f"view {' or '.join(self.views)}")
         if self.masks:
-            table = selection.table
-            selection.keep((table["label"] != ABNORMAL) | table["boxes"].map(bool), "normal or with a box")
+            selection.keep_boxed()
 
     def make_splits(self, table: pd.DataFrame) -> pd.Series:
         """Take the official test set and draw validation from the rest, or split anew.

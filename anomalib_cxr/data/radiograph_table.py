@@ -25,7 +25,6 @@ import pandas as pd
 
 from anomalib_cxr.data.files import find_bare, inside, scan_images
 from anomalib_cxr.data.mask_files import MaskFolder, refuse_masks, without_masks
-from anomalib_cxr.data.selection import Selection
 from anomalib_cxr.data.split_list import PARTS
 from anomalib_cxr.data.splits import ABNORMAL, LABELS, NORMAL
 from anomalib_cxr.data.table_datamodule import TableDataModule, locate_table
@@ -146,13 +145,6 @@ class RadiographTable(TableDataModule):
             )
             table["patient_id"] = table["patient_id"].mask(unknown, "image " + table["image_path"])
         return table
-
-    def select(self, selection: Selection) -> None:
-        """Keep all images.
-
-        Args:
-            selection: The table.
-        """
 
     def _load_csv(self, listed: Path) -> pd.DataFrame:
         """Read the CSV file. Columns of other than the default names must exist; one may serve as several."""

@@ -68,6 +68,14 @@ class Selection:
             msg = f"{self.name}: the filter '{what}' left none of {before} images; filters in order: {self.describe()}"
             raise TableError(msg)
 
+    def keep_boxed(self) -> None:
+        """Keep normal images, and abnormal ones with a box; for sets whose table has ``boxes``.
+
+        Raises:
+            TableError: If no row is left.
+        """
+        self.keep((self.table["label"] != ABNORMAL) | self.table["boxes"].map(bool), "normal or with a box")
+
     def split(self, split: pd.Series) -> None:
         """Give each row its final split, and leave out those that have none.
 

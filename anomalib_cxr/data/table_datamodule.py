@@ -124,9 +124,8 @@ class TableDataModule(RadiographDataModule):
             set's own split; a column ``region_path``, as ``mask_path``, the region that anomalies are pasted into.
         """
 
-    @abstractmethod
     def select(self, selection: Selection) -> None:
-        """Filter the table.
+        """Filter the table; all is kept unless overridden.
 
         Args:
             selection: The table, filtered in place by :meth:`Selection.keep`.

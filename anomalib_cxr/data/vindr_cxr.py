@@ -183,8 +183,7 @@ class VinDrCXR(TableDataModule):
         """
         selection.keep(selection.table["label"] != "", f"normal to all, or abnormal to {self.votes}")
         if self.masks:
-            table = selection.table
-            selection.keep((table["label"] != ABNORMAL) | table["boxes"].map(bool), "normal or with a box")
+            selection.keep_boxed()
 
     def make_splits(self, table: pd.DataFrame) -> pd.Series:
         """Take the official test set and draw validation from the rest, or divide the training films.

@@ -29,7 +29,6 @@ import pandas as pd
 
 from anomalib_cxr.checks import check_choice
 from anomalib_cxr.data.files import scan_images
-from anomalib_cxr.data.selection import Selection
 from anomalib_cxr.data.splits import ABNORMAL, LABELS, NORMAL, draw_patients, split_by_fold
 from anomalib_cxr.data.table_datamodule import TableDataModule, compare_splits
 
@@ -102,13 +101,6 @@ class ZhangLab(TableDataModule):
         if self.patient_rule == "number":
             return table
         return table.assign(patient_id=table["part"] + "/" + table["known_as"])
-
-    def select(self, selection: Selection) -> None:
-        """Keep all images.
-
-        Args:
-            selection: The table.
-        """
 
     def make_splits(self, table: pd.DataFrame) -> pd.Series:
         """Take the official test set and draw the validation patients, or split by fold.

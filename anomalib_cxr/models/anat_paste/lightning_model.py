@@ -131,6 +131,8 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         >>> Engine().train(model=AnatPaste(), datamodule=PhantomCXR())  # doctest: +SKIP
     """
 
+    _looked_at_pixels = False
+
     def __init__(
         self,
         preset: Literal["laptop", "paper", "best"] = "laptop",
