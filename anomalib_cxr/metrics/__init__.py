@@ -4,6 +4,8 @@ Functions of scores and labels, and thin metric classes for Anomalib's Evaluator
 Each name loads its module at its first use, so that an inferencer without torch and SciPy has its p-values from here.
 """
 
+from anomalib_cxr.lazy import at_first_use
+
 TYPE_CHECKING = False  # type checkers take it for True
 if TYPE_CHECKING:
     from anomalib_cxr.metrics.bootstrap import Interval, Run, bootstrap_difference, bootstrap_intervals
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
         sensitivity_threshold,
         specificity_at_sensitivity,
     )
+else:
+    __getattr__, __dir__ = at_first_use(__name__)
 
 __all__ = [
     "AUPR",
@@ -88,18 +92,3 @@ __all__ = [
     "specificity_at_sensitivity",
     "write_predictions",
 ]
-
-
-def __getattr__(name: str) -> object:
-    """Load a name at its first use."""
-    if name in __all__:
-        import ast
-        import pkgutil
-        from importlib import import_module
-
-        for node in ast.walk(ast.parse(pkgutil.get_data(__name__, "__init__.py") or b"")):
-            if isinstance(node, ast.ImportFrom) and node.module and any(each.name == name for each in node.names):
-                globals()[name] = value = getattr(import_module(node.module), name)
-                return value
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)

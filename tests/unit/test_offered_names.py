@@ -28,7 +28,7 @@ def test_import_and_dir_load_nothing() -> None:
     assert "torch" not in loaded("import anomalib_cxr; assert 'AnatPaste' in dir(anomalib_cxr)")
 
 
-@pytest.mark.parametrize("name", ["ExportedDetector", "read_radiograph"])
+@pytest.mark.parametrize("name", ["ExportedDetector", "read_radiograph", "segment_lungs"])
 def test_what_works_without_torch_is_had_without_torch(name: str) -> None:
     assert set(loaded(f"import anomalib_cxr; anomalib_cxr.{name}")) <= {"numpy", "typing"}
 
@@ -51,13 +51,19 @@ def test_rooms_are_reached_and_misspelt_names_are_not() -> None:
         from anomalib_cxr import AnatPast  # noqa: F401
 
 
-def test_type_checkers_see_the_same_names() -> None:
-    tree = ast.parse(Path(str(anomalib_cxr.__file__)).read_text(encoding="utf-8"))
-    seen = {
-        (str(node.module).removeprefix("anomalib_cxr."), alias.name)
+@pytest.mark.parametrize("room", ["anatomy", "metrics"])
+def test_a_room_that_loads_at_first_use_offers_what_it_names(room: str) -> None:
+    module = import_module(f"anomalib_cxr.{room}")
+    tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+    homes = {
+        alias.name: str(node.module)
         for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("anomalib_cxr.")
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(f"anomalib_cxr.{room}.")
         for alias in node.names
     }
-    offered = anomalib_cxr._OFFERED
-    assert seen == {(room, name) for room, names in offered.items() for name in names or ("*",)}
+    assert sorted(homes) == sorted(module.__all__)
+    assert set(homes) <= set(dir(module))
+    for name, home in homes.items():
+        assert getattr(module, name) is getattr(import_module(home), name)
+    with pytest.raises(AttributeError, match=f"{room}' has no attribute 'ast'"):
+        module.ast  # noqa: B018
