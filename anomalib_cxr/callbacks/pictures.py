@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
+import numpy.typing as npt
 from lightning.pytorch import Trainer
 
 from anomalib_cxr.files import folder_below, remove_link
@@ -25,6 +27,12 @@ class Pictures:
         self.written: dict[str, Path] = {}
         self._owners: dict[str, str] = {}
         images = list(dict.fromkeys(str(image) for dataset in datasets for image in _images(dataset)))
+        self._rows = {
+            str(image): (dataset, row)
+            for dataset in datasets
+            if hasattr(dataset, "film")
+            for row, image in enumerate(dataset.samples["image_path"])
+        }
         self._names = dict(zip(images, name_pictures(images, root), strict=True))
 
     def place(self, image: str | Path, folder: str | Path, stock: Callable[[], Path]) -> Path:
@@ -47,6 +55,23 @@ class Pictures:
         remove_link(path)
         self.written[image] = path
         return path
+
+    def film(self, image: str | Path) -> npt.NDArray[np.float32] | None:
+        """Read an image for its picture, as its data set reads it: by the set's reader, at the depth its table states.
+
+        Args:
+            image: Path of the image.
+
+        Returns:
+            (H, W) brightness in [0, 1]; None for an image of a set that is not ours.
+
+        Raises:
+            RadiographError: If the image cannot be read.
+        """
+        if str(image) not in self._rows:
+            return None
+        dataset, row = self._rows[str(image)]
+        return dataset.film(row)  # type: ignore[no-any-return]
 
 
 def pictures_of(trainer: Trainer) -> Pictures:

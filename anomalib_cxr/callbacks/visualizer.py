@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from anomalib_cxr.callbacks.film_names import film_name
-from anomalib_cxr.callbacks.pictures import pictures_of
+from anomalib_cxr.callbacks.pictures import Pictures, pictures_of
 from anomalib_cxr.callbacks.predictions_writer import PredictionsWriter
 from anomalib_cxr.checks import check_choice
 from anomalib_cxr.files import written_atomically
@@ -136,7 +136,7 @@ class HeatMapVisualizer(ImageVisualizer):
             outside=outside,
         )
         return heat_map_picture(
-            film_of(item),
+            film_of(item, None if trainer is None else pictures_of(trainer)),
             item.anomaly_map.detach().float().squeeze().cpu().numpy(),
             [*caption.lines(), SMOOTHED],
             pixel_threshold,
@@ -146,20 +146,24 @@ class HeatMapVisualizer(ImageVisualizer):
         )
 
 
-def film_of(item: Any) -> npt.NDArray[np.float32]:
-    """Film of an item: from its file as :func:`read_radiograph` reads it, or else the model's input in grey.
+def film_of(item: Any, pictures: Pictures | None = None) -> npt.NDArray[np.float32]:
+    """Film of an item: from its file as its data set or :func:`read_radiograph` reads it, or the model's input in grey.
 
     Args:
         item: Item of a batch.
+        pictures: Of the run, which know the data set.
 
     Returns:
         (H, W) brightness in [0, 1].
     """
-    if item.image_path and is_radiograph(Path(item.image_path)):
-        try:
-            return read_radiograph(item.image_path)
-        except RadiographError:
-            pass  # a file that another reader has read; the picture then shows what the model saw
+    try:
+        film = pictures.film(item.image_path) if pictures is not None and item.image_path else None
+        if film is None and item.image_path and is_radiograph(Path(item.image_path)):
+            film = read_radiograph(item.image_path)
+    except RadiographError:
+        film = None  # the picture then shows what the model saw
+    if film is not None:
+        return film
     grey = item.image.detach().float().mean(dim=0).cpu()
     if grey.min() < 0 or grey.max() > 1:  # standardised
         grey = (grey - grey.min()) / (grey.max() - grey.min())

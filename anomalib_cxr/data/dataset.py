@@ -107,7 +107,7 @@ class RadiographDataset(AnomalibDataset):
             RadiographError: If the image or its mask cannot be read.
         """
         sample = self.samples.iloc[index]
-        pixels, file_shape = self._read_image(sample)
+        pixels, file_shape = self._read_image(index)
         image = Image(torch.from_numpy(pixels).unsqueeze(0))
         mask = None
         if self.task == TaskType.SEGMENTATION:
@@ -125,6 +125,21 @@ class RadiographDataset(AnomalibDataset):
             findings=_text(sample, "findings"),
         )
 
+    def film(self, index: int) -> np.ndarray:
+        """Read one radiograph as its file holds it, for a picture.
+
+        Args:
+            index: Row of the samples table.
+
+        Returns:
+            (H, W) float32 in [0, 1], neither augmented nor made smaller.
+
+        Raises:
+            RadiographError: If the image cannot be read.
+        """
+        sample = self.samples.iloc[index]
+        return (self.reader or FilmReader()).read(sample["image_path"], stored_depth(sample.get("bits")))
+
     def check(self, index: int) -> tuple[str, str | None]:
         """Try to read one image and its mask.
 
@@ -136,7 +151,7 @@ class RadiographDataset(AnomalibDataset):
         """
         sample = self.samples.iloc[index]
         try:
-            file_shape = self._read_image(sample)[1]
+            file_shape = self._read_image(index)[1]
             if self.task == TaskType.SEGMENTATION:
                 self._read_mask(sample, file_shape)
         except RadiographError as error:
@@ -155,12 +170,12 @@ class RadiographDataset(AnomalibDataset):
                 image, mask = self.augmentations(image, mask)
         return (_repeat_grey(image) if resize_only else image), mask
 
-    def _read_image(self, sample: Any) -> tuple[np.ndarray, tuple[int, int]]:
+    def _read_image(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
         """Read the radiograph of one row: (H, W) float32 in [0, 1], and the height and width of its file."""
-        bits = stored_depth(sample.get("bits"))
         if self.cache is not None:
-            return self.cache.read_with_shape(sample["image_path"], bits=bits)
-        pixels = (self.reader or FilmReader()).read(sample["image_path"], bits)
+            sample = self.samples.iloc[index]
+            return self.cache.read_with_shape(sample["image_path"], bits=stored_depth(sample.get("bits")))
+        pixels = self.film(index)
         return pixels, (pixels.shape[0], pixels.shape[1])
 
     def _read_mask(self, sample: Any, size: tuple[int, int]) -> np.ndarray:

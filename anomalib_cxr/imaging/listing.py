@@ -3,7 +3,7 @@
 import os
 from collections import deque
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from anomalib_cxr.imaging.radiograph import is_radiograph
 
@@ -73,11 +73,11 @@ def list_radiographs(root: str | Path) -> FileScan:
         for entry in _entries(scan, prefix):
             relative = f"{prefix}{entry.name}"
             if not _is_folder(entry):
-                if entry.name.startswith(".") or not is_radiograph(entry.path):
+                if is_hidden(PurePath(entry.name)) or not is_radiograph(entry.path):
                     scan.ignored += 1
                 else:
                     scan.images.append(relative)
-            elif entry.name.startswith(".") or entry.name == "__MACOSX":
+            elif is_hidden(PurePath(entry.name)):
                 scan.hidden.append(relative)
             elif entry.is_symlink():
                 links.append(f"{relative}/")
@@ -89,6 +89,16 @@ def list_radiographs(root: str | Path) -> FileScan:
     scan.images.sort()
     scan.loops.sort()
     return scan
+
+
+def is_hidden(path: PurePath) -> bool:
+    """Whether a path below the root, or a folder on its way, is hidden or a Mac's folder of copies.
+
+    Example:
+        >>> [is_hidden(PurePath(path)) for path in ("a.png", "a/._b.png", ".a/b.png", "__MACOSX/b.png")]
+        [False, True, True, True]
+    """
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
 def identity(folder: str | os.PathLike[str]) -> Identity:

@@ -1,12 +1,11 @@
 """Anomalib's reading and writing of checkpoints: never code, always whole, without absolute paths."""
 
 import functools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from anomalib_cxr.checkpoint_files import CheckpointError, in_one_sentence, with_own_folder, without_own_folder
+from anomalib_cxr.checkpoint_files import in_one_sentence, with_own_folder, without_own_folder
 from anomalib_cxr.files import written_atomically
 from anomalib_cxr.plugin.wrapping import Wrapping
 
@@ -49,24 +48,10 @@ def _with_callbacks(checkpoint: Any, change: Callable[[Any, Path], Any], path: A
     return {**checkpoint, "callbacks": change(checkpoint["callbacks"], Path(path).absolute().parent)}
 
 
-def _wrap_main(stock: Callable[[], None]) -> Callable[[], None]:
-    """End the command with one sentence where a checkpoint cannot be used."""
-
-    @functools.wraps(stock)
-    def main() -> None:
-        try:
-            stock()
-        except CheckpointError as error:
-            sys.exit(f"anomalib: {error}")
-
-    return main
-
-
-#: Where Anomalib's Engine reads and writes checkpoints, and its command ends.
+#: Where Anomalib's Engine reads and writes checkpoints.
 CHECKPOINT_IO = Wrapping(
     [
         ("anomalib.engine.plugins.checkpoint_io", "AnomalibCheckpointIO.load_checkpoint", _wrap_load),
         ("anomalib.engine.plugins.checkpoint_io", "AnomalibCheckpointIO.save_checkpoint", _wrap_save),
-        ("anomalib.cli.cli", "main", _wrap_main),
     ]
 )

@@ -2,12 +2,14 @@
 
 Anomalib 2.7 reads every file by ``Image.open(path).convert("RGB")``. That cuts 16-bit pixels off at 255, so that a
 chest X-ray turns white, drops transparency instead of laying it over black, turns TIFF files by their orientation and
-no others, and does not know DICOM; its list of files to predict drops DICOM, and a heat map cannot be saved under a
-DICOM's name. :data:`READING` puts thin wrappers in place of the few module-level names through which
-it lists, reads and names files. They hand every file that Anomalib reads rightly to the stock function, untouched.
+no others, and does not know DICOM. Its list of files to predict drops DICOM and has the hidden copies that Macs leave,
+and a heat map cannot be saved under a DICOM's name. :data:`READING` puts thin wrappers in place of the few module-level
+names through which it lists, reads and names files. They hand every file that Anomalib reads rightly to the stock
+function, untouched.
 """
 
 import functools
+import logging
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from pathlib import Path
@@ -21,9 +23,12 @@ from torchvision import tv_tensors
 
 from anomalib_cxr.imaging import DICOM_SUFFIXES, RADIOGRAPH_SUFFIXES, is_radiograph, read_radiograph
 from anomalib_cxr.imaging.dicom import is_dicom
+from anomalib_cxr.imaging.listing import is_hidden, list_radiographs
 from anomalib_cxr.imaging.orientation import stated_orientation
 from anomalib_cxr.imaging.png import read_png_header
 from anomalib_cxr.plugin.wrapping import Wrapper, Wrapping
+
+logger = logging.getLogger(__name__)
 
 
 def is_misread(path: str | Path) -> bool:
@@ -57,6 +62,21 @@ def is_misread(path: str | Path) -> bool:
         return False
 
 
+def read_radiograph_tensor(path: str | Path) -> tv_tensors.Image:
+    """Read a radiograph in the type of Anomalib's images.
+
+    Args:
+        path: Its file.
+
+    Returns:
+        (3, H, W) float32 in [0, 1], its channels alike.
+
+    Raises:
+        RadiographError: If it cannot be read.
+    """
+    return tv_tensors.Image(torch.from_numpy(read_radiograph(path)).expand(3, -1, -1).contiguous())
+
+
 class ListedFiles(list[Path]):
     """Files, and the folder that they were listed in.
 
@@ -71,7 +91,7 @@ class ListedFiles(list[Path]):
 
 
 def _wrap_list(stock: Callable[..., list[Path]]) -> Callable[..., list[Path]]:
-    """List DICOM files too."""
+    """List a folder as data sets do: DICOM files too, through links, and nothing that is hidden."""
 
     @functools.wraps(stock)
     def get_image_filenames(path: str | Path, base_dir: str | Path | None = None) -> list[Path]:
@@ -80,14 +100,20 @@ def _wrap_list(stock: Callable[..., list[Path]]) -> Callable[..., list[Path]]:
         root = validate_path(path, base_dir)
         if root.is_file():
             return ListedFiles([root] if _is_named_dicom(root) else stock(path, base_dir), root.parent)
-        dicom = [file for file in root.glob("**/*") if _is_named_dicom(file)]
-        if not dicom:
-            return ListedFiles(stock(path, base_dir), root)
+        radiographs = {root / image for image in list_radiographs(root).images}
         try:
             images = stock(path, base_dir)
-        except ValueError:  # no other images: the path itself is fine
+        except ValueError:  # no images but radiographs: the path itself is fine
+            if not radiographs:
+                raise
             images = []
-        return ListedFiles(sorted([*images, *dicom]), root)
+        shown = {image for image in images if not is_hidden(image.relative_to(root))}
+        if len(shown) < len(images):
+            logger.info("%d hidden images below %s are left out", len(images) - len(shown), root)
+        if not shown | radiographs:
+            msg = f"Found 0 images in {path} that are not hidden"
+            raise ValueError(msg)
+        return ListedFiles(sorted(shown | radiographs), root)
 
     return get_image_filenames
 
@@ -99,10 +125,9 @@ def _wrap_read(stock: Callable[..., Any]) -> Callable[..., Any]:
     def read_image(path: str | Path, as_tensor: bool = False) -> torch.Tensor | np.ndarray:
         if not is_misread(path):
             return stock(path, as_tensor=as_tensor)
-        pixels = read_radiograph(path)
         if as_tensor:
-            return tv_tensors.Image(torch.from_numpy(pixels).expand(3, -1, -1).contiguous())
-        return np.repeat(pixels[..., None].astype(np.float64), 3, axis=-1)
+            return read_radiograph_tensor(path)
+        return np.repeat(read_radiograph(path)[..., None].astype(np.float64), 3, axis=-1)
 
     return read_image
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from anomalib.data import ImageItem
@@ -93,6 +94,24 @@ def test_the_film_is_read_at_its_true_depth_and_proportions(tmp_path: Path, writ
     without.image[:, :16] = -1.0
     HeatMapVisualizer().visualize(without)
     assert np.unique(written[1]["film"]).tolist() == [0, 1], "a standardised image, stretched"
+
+
+class DeepFilms(GreyFilms):
+    """Films of 12 bits in files of 16, which only the table says."""
+
+    def make_samples(self) -> pd.DataFrame:
+        samples = super().make_samples()
+        for path in samples["image_path"]:
+            Image.fromarray(np.asarray(Image.open(path), np.uint16) * 16).save(path)
+        return samples.assign(bits=12)
+
+
+def test_the_film_is_shown_at_the_depth_that_the_table_states(tmp_path: Path, written: list[dict[str, Any]]) -> None:
+    model = GreyModel(visualizer=HeatMapVisualizer())
+    engine = Engine(default_root_dir=tmp_path / "run", accelerator="cpu", enable_progress_bar=False, logger=False)
+    engine.test(model, datamodule=DeepFilms(tmp_path / "data"))
+    greys = [*GREYS["test", "normal"], *GREYS["test", "abnormal"]]
+    assert sorted(float(call["film"].mean()) for call in written) == pytest.approx(sorted(16 * g / 4095 for g in greys))
 
 
 def test_what_has_no_map_has_no_picture() -> None:

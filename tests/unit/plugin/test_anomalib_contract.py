@@ -60,6 +60,7 @@ NAMES = [
     "lightning.pytorch.utilities.rank_zero:rank_zero_only",
     # Predictions of a folder.
     "anomalib.engine.engine:PredictDataset",
+    "anomalib.engine.engine:Engine.predict",
     # Datamodules: our splits are final, so the methods that would change them are overridden.
     "anomalib.data:AnomalibDataModule._setup",
     "anomalib.data:AnomalibDataModule._create_test_split",
@@ -111,6 +112,7 @@ PARAMETERS = {
     "anomalib.cli:AnomalibCLI": ["args", "run"],
     "anomalib.engine.engine:create_versioned_dir": ["root_dir"],
     "anomalib.engine.engine:resolve_versioned_path": ["path"],
+    "anomalib.engine.engine:Engine.predict": ["self", "model"],
     "anomalib.engine.plugins.checkpoint_io:AnomalibCheckpointIO.load_checkpoint": [
         "self",
         "path",

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -71,15 +72,19 @@ def test_a_hostile_or_broken_checkpoint_is_one_sentence(
 
 
 @pytest.mark.parametrize("model", ["AnatPaste", "Padim"])
-def test_the_command_ends_with_that_sentence(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_ends_with_that_sentence(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = hostile("zip", tmp_path)
     own = ["--model.pre_trained=false", "--model.backbone=resnet18"] if model == "Padim" else []
     words = ["test", "--model", model, *own, "--data=PhantomCXR", f"--data.root={tmp_path}", "--data.num_train=2"]
     words += ["--data.val_per_class=1", "--data.test_per_class=1", "--data.image_size=64", "--data.num_workers=0"]
     words += [f"--ckpt_path={path}", f"--default_root_dir={tmp_path}", "--trainer.accelerator=cpu"]
     monkeypatch.setattr(sys, "argv", ["anomalib", *words])
-    with pytest.raises(SystemExit, match=r"^anomalib: .*evil\.ckpt is no checkpoint .*mkdir"):
+    with pytest.raises(SystemExit) as ended:
         cli.main()
+    assert ended.value.code == 2
+    assert re.search(r"^anomalib: .*evil\.ckpt is no checkpoint .*mkdir", capsys.readouterr().err, re.MULTILINE)
     assert not (tmp_path / "owned").exists()
 
 

@@ -9,7 +9,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from anomalib_cxr.imaging import RadiographError
-from anomalib_cxr.plugin.predicting import keep_readable
+from anomalib_cxr.models.components.scoring import ScoringMixin
+from anomalib_cxr.plugin.predicting import _wrap_dataset, _wrap_predict, keep_readable
 
 
 @pytest.fixture
@@ -45,3 +46,34 @@ def test_a_folder_of_broken_films_alone_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no picture")
     with pytest.raises(RadiographError, match="None of the 1 images can be read, the first: "):
         keep_readable(PredictDataset(tmp_path))
+
+
+class Ours(ScoringMixin):
+    """A detector of this package; what it does is of no concern here."""
+
+
+class Theirs:
+    """A detector of Anomalib's."""
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["model given", "model of an earlier run"])
+@pytest.mark.parametrize("kind", [Ours, Theirs])
+def test_our_detectors_see_a_coloured_film_in_grey_as_everywhere_else(tmp_path: Path, kind: type, given: bool) -> None:
+    colour = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 40, 3), dtype=np.uint8))
+    colour.save(tmp_path / "film.png")
+    dataset_class = _wrap_dataset(PredictDataset)
+    model = kind.__new__(kind)
+
+    class Engine:
+        def __init__(self) -> None:
+            self.model = None if given else model
+
+        def predict(self, model: object = None, data_path: Path | None = None) -> np.ndarray:
+            return dataset_class(data_path)[0].image.numpy()
+
+    seen = _wrap_predict(Engine.predict)(Engine(), model if given else None, data_path=tmp_path)
+    stored, grey = np.moveaxis(np.asarray(colour), -1, 0), np.asarray(colour.convert("L"))
+    expected = np.stack([grey] * 3) if kind is Ours else stored
+    np.testing.assert_allclose(seen, expected / 255, atol=1e-6)
+    outside = dataset_class(tmp_path)[0].image.numpy()
+    np.testing.assert_allclose(outside, stored / 255, atol=1e-6)

@@ -262,6 +262,30 @@ def test_single_dicom_and_errors_of_the_stock_listing(tmp_path, scene):
         PredictDataset(tmp_path / "notes.txt")
 
 
+def test_a_folder_is_listed_as_data_sets_list_it(tmp_path, scene, caplog):
+    """A Mac's copies and other hidden files are no films; linked folders are followed, each once."""
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    (root / "deeper").mkdir(parents=True)
+    elsewhere.mkdir()
+    grey = Image.fromarray((scene >> 4).astype(np.uint8))
+    films = [root / "a.jpg", root / "deeper" / "b.webp", elsewhere / "c.png"]
+    hidden = [root / "._a.jpg", root / ".thumbnails" / "a.jpg", root / "__MACOSX" / "deeper" / "b.webp"]
+    for path in (*films, *hidden):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        grey.save(path)
+    (root / "link").symlink_to(elsewhere)
+    (root / "deeper" / "loop").symlink_to(root)
+    READING.put()
+    with caplog.at_level("INFO", "anomalib_cxr"):
+        listed = PredictDataset(root).image_filenames
+    assert listed == [root / "a.jpg", root / "deeper" / "b.webp", root / "link" / "c.png"]
+    assert f"3 hidden images below {root} are left out" in caplog.text
+    for path in films:
+        path.unlink()
+    with pytest.raises(ValueError, match=r"Found 0 images in .* that are not hidden"):
+        PredictDataset(root)
+
+
 def test_dicomdir_and_other_files_of_an_archive_are_not_listed(tmp_path, scene):
     (tmp_path / "deeper").mkdir()
     write_dicom(tmp_path / "DICOMDIR", scene)
