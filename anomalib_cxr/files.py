@@ -5,6 +5,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -124,3 +125,19 @@ def write_text(path: str | Path, text: str) -> None:
         OSError: If it cannot be written.
     """
     write_bytes(path, text.encode("utf-8"))
+
+
+def sha256_of(path: str | Path) -> str:
+    """Digest of a file of any size.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its SHA-256 in hexadecimal digits.
+    """
+    digest = sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -18,7 +18,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from anomalib_cxr import __version__
-from anomalib_cxr.files import write_bytes
+from anomalib_cxr.files import sha256_of, write_bytes
 
 KEY = "anomalib_cxr"
 #: Changes whenever a reader of the old metadata would misread the new.
@@ -117,7 +117,7 @@ def describe_weights(path: Path) -> dict[str, Any]:
     Returns:
         ``file`` (name without folder), ``bytes`` and ``sha256``.
     """
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": _digest(path)}
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def seal(path: Path) -> None:
@@ -219,17 +219,9 @@ def _check_weights(path: Path, metadata: dict[str, Any]) -> None:
     if size != stated.get("bytes"):
         msg = f"{weights} has {size} bytes where {path.name} states {stated.get('bytes')}: copy both files again."
         raise ExportedModelError(msg)
-    if _digest(weights) != stated.get("sha256"):
+    if sha256_of(weights) != stated.get("sha256"):
         msg = f"{weights} was changed, or belongs to another export than {path.name}: copy both files again."
         raise ExportedModelError(msg)
-
-
-def _digest(path: Path) -> str:
-    digest = sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _starts_as_pickle(path: Path) -> bool:

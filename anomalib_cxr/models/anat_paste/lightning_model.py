@@ -311,6 +311,11 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         found = [self.model.references(images) for images in self.pre_processed(loader)]
         self.model.fit(*(self.gather_references(torch.cat(parts)) for parts in zip(*found, strict=True)))
 
+    def extend_bank(self, images: torch.Tensor) -> None:
+        """Add normal images of another place to the references of the density."""
+        with torch.no_grad():
+            self.model.extend(*self.model.references(images))
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:

@@ -52,6 +52,17 @@ class LocalDensity(nn.Module):
         found = [self.bank(cells[part], exclude=part)[0] for part in searched.split(16)]
         self.normal_map.fit(torch.cat(found)[:, None])
 
+    def extend(self, cells: torch.Tensor) -> None:
+        """Add other normal images to the references; the mean map stays that of the training images.
+
+        Args:
+            cells: (n, rows, cols, D) features.
+
+        Raises:
+            ValueError: If :meth:`fit` has not been called, or the grid is another.
+        """
+        self.bank.extend(cells)
+
     def forward(self, cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Score images by their cells.
 

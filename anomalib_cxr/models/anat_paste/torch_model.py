@@ -129,6 +129,15 @@ class AnatPasteModel(nn.Module):
         if isinstance(self.density, GaussianKernelDensity):
             self.normal_map.fit(references[1])
 
+    @torch.no_grad()
+    def extend(self, *references: torch.Tensor) -> None:
+        """Add other normal images to the references of the density; the mean heat map stays.
+
+        Args:
+            references: What :meth:`references` gives for them in evaluation mode.
+        """
+        self.density.extend(references[0])
+
     def cells(self, images: torch.Tensor) -> torch.Tensor:
         """Last feature map but one, cell by cell.
 

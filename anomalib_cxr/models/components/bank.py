@@ -33,6 +33,19 @@ class BankMixin(StepTrainingMixin):
         """
         raise NotImplementedError
 
+    def extend_bank(self, images: Tensor) -> None:
+        """Add normal images of another place to the bank of a trained model; what it has learned stays.
+
+        Args:
+            images: (n, 3, H, W) in [0, 1], pre-processed.
+
+        Raises:
+            ValueError: If this detector's bank is fitted as a whole, and cannot grow.
+        """
+        del images
+        msg = f"The bank of {type(self).__name__} is fitted as a whole and cannot grow: train with the films instead."
+        raise ValueError(msg)
+
     def _step_loader(self) -> DataLoader:
         images, processes = len(self.datamodule.train_data), self.trainer.world_size
         if 0 < images < processes:

@@ -52,6 +52,22 @@ class GaussianKernelDensity(DynamicBufferMixin, nn.Module):
             raise ValueError(msg)
         self.references = F.normalize(embeddings.detach().float(), dim=-1).contiguous()
 
+    def extend(self, embeddings: torch.Tensor) -> None:
+        """Add other normal images to the references.
+
+        Args:
+            embeddings: (…, n, D), any norm.
+
+        Raises:
+            ValueError: If they do not fit the references, or some are not finite.
+        """
+        known = self.references
+        if known.numel() == 0 or (*embeddings.shape[:-2], embeddings.shape[-1]) != (*known.shape[:-2], known.shape[-1]):
+            msg = f"Embeddings {tuple(embeddings.shape)} cannot join references {tuple(known.shape)}."
+            raise ValueError(msg)
+        self.fit(embeddings)
+        self.references = torch.cat([known, self.references], dim=-2)
+
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Score embeddings.
 

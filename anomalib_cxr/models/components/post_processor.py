@@ -128,8 +128,7 @@ class RankPreservingPostProcessor(PostProcessor):
         if outputs.anomaly_map is not None:
             maps = outputs.anomaly_map
             normal = maps if outputs.gt_label is None else maps[~outputs.gt_label.bool()]
-            step = max(1, -(-max(maps.shape[-2:]) // _GRID))
-            self._normal_pixels.append(normal[..., ::step, ::step].detach().float().flatten().cpu())
+            self._normal_pixels.append(_thinned(normal))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fix thresholds and ranges."""
@@ -159,11 +158,31 @@ class RankPreservingPostProcessor(PostProcessor):
             self._image_threshold.fill_(self._targeted_threshold(scores.numpy(), labels.numpy()))
         pixels = torch.cat(self._normal_pixels) if self._normal_pixels else torch.empty(0)
         self._normal_pixels = []
-        pixels = gather_ragged(pixels)
+        self._leave_unmarked(gather_ragged(pixels))
+        del trainer, pl_module
+
+    def move_thresholds(self, scores: torch.Tensor, maps: torch.Tensor | None, rate: float) -> None:
+        """Take thresholds from normal images of another place; the ranges, and so the normalised scale, stay.
+
+        Args:
+            scores: (n,) raw scores of the images.
+            maps: (n, 1, h, w) raw maps; None where the model has none.
+            rate: False-positive rate in (0, 1), see :func:`~anomalib_cxr.metrics.thresholds.normal_threshold`.
+
+        Raises:
+            ValueError: If so few images allow no such rate.
+        """
+        rule = {"false_positive_rate": rate}
+        self._image_threshold.fill_(choose_threshold(scores.numpy(), np.zeros(len(scores), bool), rule))
+        self.threshold_rule, self.threshold_target, self.includes_threshold = "false_positive_rate", rate, True
+        if maps is not None:
+            self._leave_unmarked(_thinned(maps))
+
+    def _leave_unmarked(self, pixels: torch.Tensor) -> None:
+        """Put the pixel threshold at the quantile of normal pixels (n,); without any it stays."""
         if len(pixels):
             rank = min(len(pixels), int(self.pixel_quantile * len(pixels)) + 1)
             self._pixel_threshold.copy_(torch.kthvalue(pixels, rank).values)
-        del trainer, pl_module
 
     def _targeted_threshold(self, scores: np.ndarray, labels: np.ndarray) -> float:
         """Score from which on an image is abnormal, a number of the scores' own type."""
@@ -238,6 +257,12 @@ class RankPreservingPostProcessor(PostProcessor):
         z = STEEPNESS * (preds - centre) / spread
         squashed = 0.5 * (1.0 + z / (1.0 + z.abs()))
         return torch.where(torch.isnan(norm_min), preds, squashed)
+
+
+def _thinned(maps: torch.Tensor) -> torch.Tensor:
+    """Pixels of maps (…, h, w) on a regular grid, (n,)."""
+    step = max(1, -(-max(maps.shape[-2:]) // _GRID))
+    return maps[..., ::step, ::step].detach().float().flatten().cpu()
 
 
 def _scale(

@@ -449,3 +449,8 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
                 parts[index].append(features)
         # Each list goes as soon as it is joined: all of them twice would not fit where the banks just do.
         self.model.fit([self.gather_references(torch.cat(parts.pop(0))) for _ in self.model.patch_sizes])
+
+    def extend_bank(self, images: torch.Tensor) -> None:
+        """Add normal images of another place to the banks."""
+        with torch.no_grad():
+            self.model.extend(self.model.features(images))

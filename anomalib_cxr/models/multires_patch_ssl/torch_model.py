@@ -300,6 +300,19 @@ class MultiResPatchSSLModel(nn.Module):
             # Identical training images: nothing to divide by, and the map is 0 where they are matched.
             self.score_std[i] = torch.where(std > 1e-6 * mean, std, 1.0)
 
+    @torch.no_grad()
+    def extend(self, features: Sequence[Tensor]) -> None:
+        """Add other normal images to the banks; the statistics of the maps stay those of the training images.
+
+        Args:
+            features: :meth:`features` of the images, for each size ``(n, rows, cols, D)``.
+
+        Raises:
+            ValueError: If the banks are empty, or the features do not fit them.
+        """
+        for bank, part in zip(self.reference_banks(), features, strict=True):
+            bank.extend(part)
+
     def reference_banks(self) -> list[ReferenceBank]:
         """Banks in the order of ``patch_sizes``."""
         return [bank for bank in self.banks if isinstance(bank, ReferenceBank)]

@@ -222,6 +222,28 @@ class LocalSearch(DynamicBufferMixin, nn.Module):
             features = _in_range(features)
         return features.to(self.compute_dtype)
 
+    def extend(self, features: Tensor) -> None:
+        """Add whole images to the references; what the distance has learned, whitening and centre, stays.
+
+        Args:
+            features: Features of other normal images, shape ``(n, rows, cols, D)``. They are numbered on from the
+                highest ``image_index``.
+
+        Raises:
+            ValueError: If the bank is empty, the features do not fit it, or half precision cannot hold them.
+        """
+        rows, cols, _, dim = self.references.shape
+        if not self.is_fitted or features.ndim != 4 or tuple(features.shape[1:]) != (rows, cols, dim):
+            msg = f"Features {tuple(features.shape)} cannot join a bank of {rows}x{cols} cells and length {dim}."
+            raise ValueError(msg)
+        before = self.references, self.image_index, self.half_norms
+        first = int(self.image_index.max()) + 1
+        images = torch.arange(first, first + len(features), device=features.device).expand(rows, cols, -1)
+        self.set_references(features.permute(1, 2, 0, 3), images)
+        self.references = torch.cat([before[0], self.references], dim=2)
+        self.image_index = torch.cat([before[1], self.image_index], dim=2)
+        self.half_norms = torch.cat([before[2], self.half_norms], dim=2)
+
     def _directions(self, features: Tensor) -> Tensor:
         """Unit vectors for cosine, for which ``1 - cos`` is half the squared Euclidean distance."""
         return F.normalize(features, dim=-1) if self.distance in _ANGULAR else features

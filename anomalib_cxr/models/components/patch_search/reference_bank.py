@@ -103,6 +103,17 @@ class ReferenceBank(DynamicBufferMixin, nn.Module):
             logger.info("Kept %d of %d references for each cell (%s).", self.max_references, n, self.selection)
         self.search.set_references(features, images)
 
+    def extend(self, features: Tensor) -> None:
+        """Add whole images, all of them whatever ``max_references``; principal axes and whitening stay.
+
+        Args:
+            features: Features of other normal images, shape ``(n, rows, cols, D)``, before PCA.
+
+        Raises:
+            ValueError: If the bank is empty, or the features do not fit it.
+        """
+        self.search.extend(self.shorten(features))
+
     def forward(self, features: Tensor, exclude: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Search; see :meth:`LocalSearch.forward`.
 

@@ -57,3 +57,17 @@ def test_bad_input() -> None:
         GaussianKernelDensity().fit(torch.empty(0, 4))
     with pytest.raises(ValueError, match="not finite"):
         GaussianKernelDensity().fit(torch.tensor([[1.0, float("nan")]]))
+
+
+def test_references_that_join_later_count_like_the_first() -> None:
+    first, later, queries = torch.randn(3, 7, 5), torch.randn(3, 4, 5), torch.randn(3, 6, 5)
+    grown, whole = GaussianKernelDensity(0.5), GaussianKernelDensity(0.5)
+    grown.fit(first)
+    grown.extend(later)
+    whole.fit(torch.cat([first, later], dim=1))
+    assert torch.equal(grown(queries), whole(queries))
+    for shape in ((3, 4, 6), (2, 4, 5), (4, 5)):
+        with pytest.raises(ValueError, match="cannot join references"):
+            grown.extend(torch.randn(*shape))
+    with pytest.raises(ValueError, match="cannot join references"):
+        GaussianKernelDensity().extend(torch.randn(4, 5))

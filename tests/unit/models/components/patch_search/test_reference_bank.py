@@ -2,6 +2,7 @@
 
 import io
 import logging
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA, TruncatedSVD
 
-from anomalib_cxr.models.components.patch_search.local_search import LocalSearch
+from anomalib_cxr.models.components.patch_search.local_search import Distance, LocalSearch
 from anomalib_cxr.models.components.patch_search.reference_bank import ReferenceBank, expected_bytes, farthest_first
 
 
@@ -169,3 +170,39 @@ def test_errors_say_what_to_do():
         ReferenceBank(selection="best")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least 1"):
         ReferenceBank(max_references=0)
+
+
+@pytest.mark.parametrize("distance", get_args(Distance))
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_images_that_join_later_are_found_as_if_they_had_been_there(distance: Distance, dtype: str) -> None:
+    """With the metric of the first references: a plain loop over all of them, whitened and centred by those."""
+    torch.manual_seed(0)
+    first, later, queries = torch.randn(9, 3, 4, 6), torch.randn(4, 3, 4, 6) + 0.5, torch.randn(5, 3, 4, 6)
+    bank = ReferenceBank(patch_distance=1, distance=distance, bank_dtype=dtype)  # type: ignore[arg-type]
+    bank.fit(first)
+    metric = bank.search.centre.clone(), bank.search.whitening.clone()
+    alone = bank(queries)[0]
+    bank.extend(later)
+    assert torch.equal(bank.search.centre, metric[0])
+    assert torch.equal(bank.search.whitening, metric[1])
+    found, index = bank(queries)
+
+    whole = ReferenceBank(patch_distance=1, distance=distance, bank_dtype=dtype)  # type: ignore[arg-type]
+    whole.search.centre_parts, whole.search.whitening_parts = bank.search.centre_parts, bank.search.whitening_parts
+    joined = torch.cat([first, later]).permute(1, 2, 0, 3)
+    whole.search.set_references(joined, torch.arange(13).expand(3, 4, -1))
+    assert torch.equal(found, whole(queries)[0])
+    assert torch.equal(index, whole(queries)[1])
+    assert (found <= alone).all()
+    assert ((index[..., 0] >= 9) == (found < alone)).all(), "the later ones are numbered on, and found where nearer"
+    assert set(index[..., 0].unique().tolist()) <= set(range(13))
+
+
+def test_what_does_not_fit_a_bank_does_not_join_it() -> None:
+    bank = ReferenceBank(distance="euclidean")
+    with pytest.raises(ValueError, match="cannot join a bank of 0x0 cells"):
+        bank.extend(torch.rand(2, 3, 3, 4))
+    bank.fit(torch.rand(5, 3, 3, 4))
+    for shape in ((2, 3, 4, 4), (2, 3, 3, 5), (3, 3, 4)):
+        with pytest.raises(ValueError, match="cannot join a bank of 3x3 cells and length 4"):
+            bank.extend(torch.rand(*shape))
