@@ -1,13 +1,11 @@
 """Two processes build the bank of one: each training image once, in the data set's order."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 from anomalib.engine import Engine
 from tiny_radiographs import TinyRadiographs
+from warm_python import run_python
 
 from anomalib_cxr.models import AnatPaste
 
@@ -40,13 +38,11 @@ def test_two_processes_build_the_bank_of_one(tmp_path: Path) -> None:
     engine = Engine(default_root_dir=tmp_path, accelerator="cpu", devices=1, enable_progress_bar=False)
     engine.fit(model, datamodule=data)
     checkpoint = next(tmp_path.glob("AnatPaste/*/latest/weights/lightning/model.ckpt"))
-    done = subprocess.run(
-        [sys.executable, "-c", REBUILD_IN_TWO, str(checkpoint), str(tmp_path / "data"), str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+    done = run_python(
+        ["-c", REBUILD_IN_TWO, str(checkpoint), str(tmp_path / "data"), str(tmp_path)],
+        Path.cwd(),
+        300,
+        PYTHONPATH=str(Path(__file__).parent),
     )
     assert done.returncode == 0, done.stderr[-3000:]
     one = torch.load(checkpoint, weights_only=True)["state_dict"]["model.density.references"]

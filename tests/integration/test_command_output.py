@@ -1,7 +1,6 @@
 """What the stock command says where no terminal is, to whom it answers, and with which exit status."""
 
 import csv
-import os
 import re
 import subprocess
 import sys
@@ -11,17 +10,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from warm_python import run_python
 
 COMMAND = str(Path(sys.executable).with_name("anomalib"))
 MODEL = {"image_size": 64, "max_steps": 4, "steps_per_epoch": 2, "num_workers": 0, "backbone": "resnet10t"}
 DATA = {"num_train": 8, "val_per_class": 3, "test_per_class": 3, "image_size": 64, "num_workers": 0}
 
 
-def run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    env = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"} | environment
-    return subprocess.run(
-        [COMMAND, *command], cwd=cwd, env=env, capture_output=True, text=True, timeout=600, check=False
-    )
+def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return run_python([COMMAND, *command], cwd, COLUMNS="80")
 
 
 @pytest.fixture(scope="module")

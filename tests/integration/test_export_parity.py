@@ -120,7 +120,7 @@ def export_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Expor
     @functools.cache
     def export(name: str) -> Exported:
         make = MODELS.get(name) or functools.partial(
-            Ensemble, [str(export(member)[0]) for member in ("AnatPaste", "frozen")], fusion="p_value"
+            Ensemble, [str(export(member)[0]) for member in ("FeatureDensity", "frozen")], fusion="p_value"
         )
         return fit_and_export(make, tmp_path_factory.mktemp(name), SIDE)
 

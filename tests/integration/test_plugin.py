@@ -1,4 +1,4 @@
-"""The stock command and Anomalib's own functions know us, in real processes with nothing imported by hand."""
+"""The stock command and Anomalib's own functions know us, in processes with nothing imported by hand."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from warm_python import run_python
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -30,8 +31,15 @@ def _run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedPr
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600, check=False)
 
 
+def _anomalib(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    return run_python([str(SCRIPTS / "anomalib"), *arguments], cwd, PYTHONWARNINGS="ignore")
+
+
 def _python(code: str, cwd: Path, **environment: str) -> dict:
-    done = _run(sys.executable, "-c", code, cwd=cwd, **environment)
+    if environment:
+        done = _run(sys.executable, "-c", code, cwd=cwd, **environment)
+    else:
+        done = run_python(["-c", code], cwd, PYTHONWARNINGS="ignore")
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.strip().splitlines()[-1])
 
@@ -153,7 +161,7 @@ def test_by_hand_it_registers_once_and_takes_all_back(tmp_path: Path) -> None:
 
 
 def test_nothing_is_imported_at_start_up_and_a_broken_plugin_only_warns(tmp_path: Path) -> None:
-    loaded = _python("import sys, json; print(json.dumps(sorted(sys.modules)))", tmp_path)
+    loaded = _python("import sys, json; print(json.dumps(sorted(sys.modules)))", tmp_path, COLUMNS="80")
     assert "_anomalib_cxr_hook" in loaded
     assert not [name for name in loaded if name.split(".")[0] in {"anomalib", "anomalib_cxr", "torch", "lightning"}]
     (tmp_path / "anomalib_cxr").mkdir()
@@ -192,8 +200,7 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for name in ("first", "second"):
         arguments = ["--data.root", str(root / "phantom"), "--default_root_dir", str(root / name)]
         arguments += _arguments("model", TINY_MODEL) + _arguments("data", PHANTOM)
-        command = [str(SCRIPTS / "anomalib"), "train", "--model", "AnatPaste", "--data", "PhantomCXR", *arguments]
-        done = _run(*command, cwd=root)
+        done = _anomalib("train", "--model", "AnatPaste", "--data", "PhantomCXR", *arguments, cwd=root)
         assert done.returncode == 0, done.stderr[-3000:]
         assert "image_AUROC" in done.stdout
         folders.append(root / name / "AnatPaste" / "PhantomCXR" / "latest")
@@ -246,7 +253,7 @@ def test_stock_benchmark_runs_our_classes_bare_and_dotted(tmp_path: Path) -> Non
         },
     }
     (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump(config))
-    done = _run(str(SCRIPTS / "anomalib"), "benchmark", "--config", "benchmark.yaml", cwd=tmp_path)
+    done = _anomalib("benchmark", "--config", "benchmark.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     printed = done.stdout + done.stderr
     assert printed.count("image_AUROC") >= 2, printed[-3000:]
@@ -273,7 +280,7 @@ def test_prepare_fills_the_cache_and_names_what_it_cannot_read(tmp_path: Path) -
     broken.write_bytes(broken.read_bytes()[:60])
     arguments = ["--data", "RadiographTable", "--data.root", str(tmp_path / "data"), "--data.cache_size", "32"]
     arguments += ["--data.cache_dir", str(tmp_path / "cache"), "--data.num_workers", "0"]
-    done = _run(str(SCRIPTS / "anomalib"), "prepare", *arguments, cwd=tmp_path)
+    done = _anomalib("prepare", *arguments, cwd=tmp_path)
     assert done.returncode == 1, done.stderr[-3000:]
     assert "9 of 10 images are in the cache" in done.stdout
     assert "trainnormal0.png" in done.stdout + done.stderr

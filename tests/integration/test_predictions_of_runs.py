@@ -1,8 +1,5 @@
 """Predictions of several processes, and of a model that ends with an earlier checkpoint."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import drawn_sets
@@ -12,6 +9,7 @@ import pytest
 from anomalib.engine import Engine
 from PIL import Image
 from tiny_radiographs import TinyRadiographs
+from warm_python import run_python
 
 from anomalib_cxr.metrics import read_predictions
 from anomalib_cxr.models import AnatPaste
@@ -34,14 +32,7 @@ for devices in (2, 1):
 
 
 def test_two_processes_write_what_one_writes(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", TEST_IN_TWO, str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": str(CALLBACK_TESTS), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_python(["-c", TEST_IN_TWO, str(tmp_path)], Path.cwd(), 300, PYTHONPATH=str(CALLBACK_TESTS))
     assert done.returncode == 0, done.stderr[-3000:]
     for run, name in (("test", "predictions.csv"), ("validate", "predictions_val.csv")):
         one, two = (next((tmp_path / f"{run}_on_{devices}").rglob(name)) for devices in (1, 2))
