@@ -1,11 +1,13 @@
 """Files that appear under their names whole or not at all, and never where a link leads."""
 
+import json
 import logging
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -124,3 +126,22 @@ def write_text(path: str | Path, text: str) -> None:
         OSError: If it cannot be written.
     """
     write_bytes(path, text.encode("utf-8"))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object that notes how far something has come.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What it holds; None where there is none, or it was torn, which the log says: the step is done again then.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        logger.warning("%s cannot be read and counts for nothing: %s", path, error)
+        return None
+    return content if isinstance(content, dict) else None
