@@ -187,7 +187,7 @@ class Submissions:
                 return
             try:
                 # Another command may have submitted it after the queue had been asked.
-                states = self.cluster.states({note.user or self.cluster.user})
+                states = self.cluster.states({note.user}) if note.jobs else {}
                 if states is None or _Note.read(folder) != note or self._is_queued(job, note, states):
                     return
                 if is_done(job, self.results):
@@ -225,7 +225,8 @@ class Submissions:
         how = _how_it_was_killed(lease, states.get(queued))
         self.report(f"{job.name}: {queued} was killed: {how}.")
         if len(note.jobs) > self.retries:
-            over = f"killed {len(note.jobs)} times, the last time {how} (see {self.cluster.words(queued)})"
+            times = "once" if len(note.jobs) == 1 else f"{len(note.jobs)} times, the last time"
+            over = f"killed {times}: {how} (see {self.cluster.words(queued)})"
             return _Note(note.jobs, note.user, note.digest, over)
         return _Note(list(note.jobs), self.cluster.user, job.digest)
 

@@ -109,7 +109,7 @@ def test_tries_are_counted_and_begin_anew_with_a_new_command(tmp_path: Path) -> 
     queue = Queue(seed_0=["killed"] * 5)
     done, _ = command(tmp_path, queue, [job(0)], retries=1)
     assert done.failed == {
-        "own/model/seed_0": "killed 2 times, the last time NODE_FAIL, without time for a word (see /words/2)"
+        "own/model/seed_0": "killed 2 times, the last time: NODE_FAIL, without time for a word (see /words/2)"
     }
     left, _ = command(tmp_path, queue, [job(0)], retries=1, leave=True)
     assert len(queue.submitted) == 3
@@ -120,7 +120,7 @@ def test_tries_are_counted_and_begin_anew_with_a_new_command(tmp_path: Path) -> 
     assert "killed 2 times" in done.failed["own/model/seed_0"]
     assert len(queue.submitted) == 4
     done, _ = command(tmp_path, queue, [job(0)], retries=0)
-    assert "killed 1 times" in done.failed["own/model/seed_0"]
+    assert "killed once: NODE_FAIL" in done.failed["own/model/seed_0"]
     assert len(queue.submitted) == 5
 
 
@@ -159,7 +159,7 @@ def test_two_commands_submit_each_job_once_and_both_collect_it(tmp_path: Path) -
 
 def test_a_queue_that_does_not_answer_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = Queue(seed_0=["done"])
-    answers: list[dict | None] = [None, None, {}, None, {}, {}, None]
+    answers: list[dict | None] = [None, None, {}, None, {}, None]
     monkeypatch.setattr(queue, "states", lambda users: answers.pop(0) if answers else Queue.states(queue, users))
     done, lines = command(tmp_path, queue, [job(0)])
     assert not done.failed
@@ -285,6 +285,7 @@ def test_the_command_leaves_at_ctrl_c_and_collects_when_started_again(
         (["--retries=-1"], "retries must be at least 0, got -1"),
         (["--leave=true"], "leave is for launcher slurm"),
         (["--launcher=slurm", "--slurm.time=0"], "slurm.time must be at least 1, got 0"),
+        (["--launcher=slurm", '--slurm={"cpus": 0, "partition": "gpu"}'], "slurm.cpus must be at least 1, got 0"),
         (["--launcher=slurm", "--slurm.memory=-2"], "slurm.memory must be a positive number of GiB, got -2"),
         (["--launcher=slurm"], 'needs submitit: pip install "anomalib-cxr'),
     ],
