@@ -1,5 +1,6 @@
 """Files that appear under their names whole or not at all, and never where a link leads."""
 
+import json
 import logging
 import os
 import secrets
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -141,3 +143,22 @@ def sha256_of(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object that notes how far something has come.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What it holds; None where there is none, or it was torn, which the log says: the step is done again then.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        logger.warning("%s cannot be read and counts for nothing: %s", path, error)
+        return None
+    return content if isinstance(content, dict) else None

@@ -40,8 +40,13 @@ RUN_FOLDER: tuple[str | Path, ...] = (
 LAST_FOLDER = "last"
 """Folder in a job's of the predictions by the last weights, where the model chose earlier ones."""
 
+SUBMISSION = "submission.json"
+"""What a job is called in a cluster's queue, and how often it was sent there."""
+LEASES = "leases"
+"""Folder in a job's that says who has worked, or works, on it."""
+
 JOB_FOLDER = (
     CONFIG, FITTED, METRICS, DONE, PREDICTIONS, VALIDATION_PREDICTIONS, RECORD, PICTURES, WEIGHTS, SHEETS, LAST_FOLDER,
-    LOG,
+    LOG, SUBMISSION,
 )  # fmt: skip
-"""Everything that a job leaves in its folder."""
+"""Everything that a job leaves in its folder, but for its leases."""

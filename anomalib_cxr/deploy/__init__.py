@@ -5,18 +5,22 @@ from anomalib_cxr.deploy.detector import ExportedDetector, FilePrediction, Predi
 from anomalib_cxr.deploy.folder import Summary, predict_folder
 from anomalib_cxr.deploy.metadata import ExportedModelError, read_metadata
 from anomalib_cxr.deploy.overlay import overlay
+from anomalib_cxr.deploy.shards import Shard, ShardError, merge_shards
 
 __all__ = [
     "ExportedDetector",
     "ExportedModelError",
     "FilePrediction",
     "Prediction",
+    "Shard",
+    "ShardError",
     "Shift",
     "Site",
     "SiteError",
     "Summary",
     "Thresholds",
     "commission",
+    "merge_shards",
     "overlay",
     "predict_folder",
     "read_metadata",

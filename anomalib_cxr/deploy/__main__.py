@@ -14,13 +14,14 @@ from anomalib_cxr.deploy.detector import ExportedDetector
 from anomalib_cxr.deploy.folder import predict_folder
 from anomalib_cxr.deploy.metadata import ExportedModelError
 from anomalib_cxr.deploy.overlay import save_png
+from anomalib_cxr.deploy.shards import Shard, merge_shards
 from anomalib_cxr.files import written_atomically
 from anomalib_cxr.metrics.martingale import drift_alarm
 from anomalib_cxr.run_folder import UNREADABLE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command: ``MODEL SOURCE``, ``commission MODEL FOLDER`` or ``drift PREDICTIONS``.
+    """Run the command: ``MODEL SOURCE``, ``commission MODEL FOLDER``, ``drift PREDICTIONS`` or ``merge OUTPUT``.
 
     Args:
         arguments: Command line without the program's name; None takes that of the process.
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 if a file could not be read, scored or drawn, or if drift was found; 2 if nothing could be done.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    verbs: dict[str, Callable[[list[str]], int]] = {"commission": _commission, "drift": _drift}
+    verbs: dict[str, Callable[[list[str]], int]] = {"commission": _commission, "drift": _drift, "merge": _merge}
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         return verbs[given[0]](given[1:]) if given and given[0] in verbs else _infer(given)
@@ -44,7 +45,8 @@ def _infer(arguments: list[str]) -> int:
         description="Score radiographs (DICOM, PNG, JPEG ...) with a model that `anomalib export` wrote. For research, "
         "not for diagnosis.",
         epilog="`anomalib-cxr-infer commission --help`: thresholds that hold at a site, from its own normal films. "
-        "`anomalib-cxr-infer drift --help`: has something changed since?",
+        "`anomalib-cxr-infer drift --help`: has something changed since? `anomalib-cxr-infer merge --help`: the tables "
+        "of all shards in one.",
     )
     parser.add_argument("model", help=".onnx or .xml file, its weights beside it")
     parser.add_argument("source", help="folder, searched with all below it, or one file")
@@ -62,22 +64,36 @@ def _infer(arguments: list[str]) -> int:
     parser.add_argument(
         "--rate", type=float, default=0.1, help="false-positive rate of the decisions with --site (default: 0.1)"
     )
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="score the I-th of N parts of the folder alone, for job arrays: all with the same --output, then `merge`",
+    )
     _add_running(parser)
     parser.add_argument("--batch-size", type=int, default=1)
     chosen = parser.parse_args(arguments)
+    shard = None if chosen.shard is None else Shard.parse(chosen.shard)
     detector = ExportedDetector(chosen.model, chosen.runtime, chosen.threads, chosen.precision, chosen.batch_size)
     site = None if chosen.site is None else Site.load(chosen.site, detector)
     done = predict_folder(
-        detector, chosen.source, chosen.output, chosen.pictures, names=chosen.names, site=site, rate=chosen.rate
+        detector,
+        chosen.source,
+        chosen.output,
+        chosen.pictures,
+        names=chosen.names,
+        site=site,
+        rate=chosen.rate,
+        shard=shard,
     )
-    print(f"{done.images} images scored, {done.abnormal} judged abnormal; results in {chosen.output}")
+    tables = Path(chosen.output) if shard is None else shard.folder(Path(chosen.output))
+    print(f"{done.images} images scored, {done.abnormal} judged abnormal; results in {tables}")
     if "dicom" in chosen.pictures and done.without_capture:
         print(f"{done.without_capture} images got no Secondary Capture: they are no DICOM, or lack identifiers")
     if done.own_captures:
         print(f"{done.own_captures} files are Secondary Captures of an earlier run and were left out")
     if done.unreadable:
         print(
-            f"{done.unreadable} files could not be read, scored or drawn: see {chosen.output}/{UNREADABLE}",
+            f"{done.unreadable} files could not be read, scored or drawn: see {tables}/{UNREADABLE}",
             file=sys.stderr,
         )
         return 1
@@ -154,6 +170,24 @@ def _drift(arguments: list[str]) -> int:
         "anew."
     )
     return 1
+
+
+def _merge(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="anomalib-cxr-infer merge",
+        description="Join the tables of all shards (--shard I/N) into predictions.csv and unreadable.csv, sorted by "
+        "name. Refused if a shard is missing, there twice, changed, or of another folder or model.",
+    )
+    parser.add_argument("output", help="output folder that the shards shared, or that their folders were copied into")
+    chosen = parser.parse_args(arguments)
+    images, unreadable = merge_shards(chosen.output)
+    print(f"{images} images joined; results in {chosen.output}")
+    if unreadable:
+        print(
+            f"{unreadable} files could not be read, scored or drawn: see {chosen.output}/{UNREADABLE}", file=sys.stderr
+        )
+        return 1
+    return 0
 
 
 def _scores(path: str, column: str = "score", normal_only: bool = False) -> list[float]:

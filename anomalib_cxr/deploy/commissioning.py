@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,11 @@ class Site:
     def smallest_p_value(self) -> float:
         """Below this no score can be shown to be unusual: 1 / (n + 1)."""
         return 1 / (len(self.scores) + 1)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of model and scores: two sites of one digest judge alike."""
+        return sha256(json.dumps([self.model_sha256, self.scores]).encode()).hexdigest()
 
     def p_values(self, scores: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Say how unusual scores are at this site.

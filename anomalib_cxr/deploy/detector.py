@@ -74,6 +74,7 @@ class ExportedDetector:
     Attributes:
         metadata: See :func:`read_metadata`.
         thresholds: What scores and maps are compared with.
+        arithmetic: Runtime and precision, to be read: other ones give the same numbers up to rounding alone.
 
     Raises:
         ExportedModelError: If the model cannot be used; the message says why.
@@ -114,6 +115,7 @@ class ExportedDetector:
         self._size = (size[0], size[1])
         weights = weights_path(Path(path), self.metadata)
         self._session = open_session(Path(path), runtime, threads, precision, self._size, batch_size, weights)
+        self.arithmetic = f"{type(self._session).__name__.removesuffix('Session')}, {precision}"
         if any(fixed not in {None, side} for fixed, side in zip(self._session.size, self._size, strict=True)):
             msg = (
                 f"The graph of {path} takes images of {self._session.size} only, where its metadata states {size}: "

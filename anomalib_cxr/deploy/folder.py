@@ -16,6 +16,7 @@ from anomalib_cxr.deploy.commissioning import Site
 from anomalib_cxr.deploy.detector import ExportedDetector, FilePrediction, Prediction
 from anomalib_cxr.deploy.overlay import overlay, save_png
 from anomalib_cxr.deploy.secondary_capture import is_own_capture, new_run, secondary_capture
+from anomalib_cxr.deploy.shards import Shard, begin, finish, listing_digest
 from anomalib_cxr.files import folder_below, written_atomically
 from anomalib_cxr.imaging import DICOM_SUFFIXES, SMOOTHED, Names, shown_name
 from anomalib_cxr.imaging.dicom import is_dicom
@@ -60,6 +61,7 @@ def predict_folder(
     names: Names = "path",
     site: Site | None = None,
     rate: float = 0.1,
+    shard: Shard | None = None,
 ) -> Summary:
     """Score all radiographs of a folder, and write a table and pictures.
 
@@ -89,6 +91,8 @@ def predict_folder(
             Captures always show the hash.
         site: What scores mean at this site, see :func:`~anomalib_cxr.deploy.commissioning.commission`.
         rate: False-positive rate of the decision at the site, in (0, 1); without a site it is not used.
+        shard: Score this part of the folder alone; the tables lie in ``shards/`` of the output folder, which all shards
+            share, until :func:`~anomalib_cxr.deploy.merge_shards` joins them. A shard that was cut off begins anew.
 
     Returns:
         Counts.
@@ -128,18 +132,21 @@ def predict_folder(
     threshold = f"{judge.threshold:.7g}"
     images = abnormal = without_capture = unreadable = own_captures = 0
 
+    names_here = [name for name in found.images if shard is None or shard.holds(name)]
+
     def films() -> Iterator[Path]:
         nonlocal own_captures
-        for path in show_progress([root / name for name in found.images], "Scoring", shown=progress):
+        for path in show_progress([root / name for name in names_here], "Scoring", shown=progress):
             if is_own_capture(path):
                 own_captures += 1
             else:
                 yield path
 
     output.mkdir(parents=True, exist_ok=True)
+    tables = output if shard is None else begin(shard, output)
     with (
         growing_table(
-            output / PREDICTIONS,
+            tables / PREDICTIONS,
             "image",
             "score",
             "threshold",
@@ -148,11 +155,12 @@ def predict_folder(
             "secondary_capture",
             *(["p_value"] if site else []),
         ) as add,
-        growing_table(output / UNREADABLE, "image", "reason") as report,
+        growing_table(tables / UNREADABLE, "image", "reason") as report,
     ):
         for folder, why in found.closed.items():
-            unreadable += 1
-            report(folder, why)
+            if shard is None or shard.holds(folder):
+                unreadable += 1
+                report(folder, why)
         for scored in detector.predict_files(films()):
             name = scored.path.relative_to(root).as_posix()
             reason = scored.error
@@ -168,6 +176,8 @@ def predict_folder(
             if reason is not None:
                 unreadable += 1
                 report(name, reason)
+    if shard is not None:
+        finish(shard, output, {"folder": listing_digest(found.images), **judge.made_with})
     return Summary(images, abnormal, unreadable, found.ignored, without_capture, own_captures)
 
 
@@ -188,6 +198,14 @@ class _Judge:
         if site is not None:
             site.refuse_other_model(detector)
             self.threshold = site.threshold(rate)
+        # All that a table depends on beside the films.
+        self.made_with = {
+            "model": detector.metadata["file_sha256"],
+            "arithmetic": detector.arithmetic,
+            "package version": __version__,
+            "site": None if site is None else site.digest,
+            "threshold": f"{self.threshold:.7g}",
+        }
 
     def __call__(self, score: float, abnormal: bool) -> _Verdict:
         if self.site is None:

@@ -1,12 +1,13 @@
 """One job of a cross-validation, in a process of its own.
 
-``python -m anomalib_cxr.pipelines.cross_validation.job FOLDER``, where the folder holds ``job.yaml``, a configuration
-of the stock ``anomalib train``. What the run leaves lies directly in the folder: predictions, pictures, weights;
-``last/`` holds the predictions by the last weights, where the model chose earlier ones by validation labels.
+``python -m anomalib_cxr.pipelines.cross_validation.job FOLDER [LEASE]``, where the folder holds ``job.yaml``, a
+configuration of the stock ``anomalib train``. What the run leaves lies directly in the folder: predictions, pictures,
+weights; ``last/`` holds the predictions by the last weights, where the model chose earlier ones by validation labels.
 ``done.json`` is written last.
 
 A job that was cut off goes on: from its last checkpoint where the model's trainings equal unbroken ones (ours), at the
-test where the training was complete, else from the start.
+test where the training was complete, else from the start. A process that was asleep for so long that another one has
+taken its lease of the folder over ends without another word into it.
 """
 
 import logging
@@ -16,7 +17,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,11 @@ from lightning.pytorch import seed_everything
 from anomalib_cxr import __version__
 from anomalib_cxr.callbacks.run_record import write_json
 from anomalib_cxr.checkpoint_files import CheckpointError, load_checkpoint
+from anomalib_cxr.files import read_json
+from anomalib_cxr.leased_process import LOST
+from anomalib_cxr.leases import Lease, LeaseLostError
 from anomalib_cxr.metrics.predictions import read_predictions
 from anomalib_cxr.models.components.step_training import StepTrainingMixin
-from anomalib_cxr.pipelines.cross_validation.plan import read_json
 from anomalib_cxr.plugin.log_lines import log_each_line_once
 from anomalib_cxr.run_folder import (
     BEST_CHECKPOINT,
@@ -55,11 +58,12 @@ logger = logging.getLogger(__name__)
 _WRITER = "--trainer.callbacks+=anomalib_cxr.callbacks.PredictionsWriter"
 
 
-def run_job(folder: Path) -> None:
+def run_job(folder: Path, check_lease: Callable[[], object] = lambda: None) -> None:
     """Train and test as the folder's configuration says.
 
     Args:
         folder: Folder with ``job.yaml``.
+        check_lease: Called before the job counts as done; raises if it is another process's by now.
     """
     start = time.monotonic()
     seed = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))["seed_everything"]
@@ -88,6 +92,7 @@ def run_job(folder: Path) -> None:
         read_predictions(place / PREDICTIONS)
         read_predictions(place / VALIDATION_PREDICTIONS)
     versions = {"anomalib_cxr": __version__, "torch": torch.__version__}
+    check_lease()
     write_json(folder / DONE, {"fit_seconds": fitted["seconds"], "versions": versions})
 
 
@@ -136,17 +141,28 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _end_without_lease(reason: str) -> None:
+    """End at once: any file written from here on would lie among another process's."""
+    print(reason, flush=True)
+    os._exit(LOST)
+
+
 def main() -> None:
     """Run the job of the folder that the command line names."""
     folder = Path(sys.argv[1]).resolve()
+    lease = Lease(Path(sys.argv[2])) if len(sys.argv) > 2 else None
     _end_with_parent()
     configure_logger()
     log_each_line_once()
     logging.getLogger("anomalib_cxr").setLevel(logging.INFO)
+    if lease is not None:
+        lease.keep_beating(_end_without_lease)
     # A process of a killed run may need a moment to end; two in one folder would mix their files.
     with FileLock(folder / ".lock", timeout=60):
         try:
-            run_job(folder)
+            run_job(folder, lease.beat if lease is not None else lambda: None)
+        except LeaseLostError as error:
+            _end_without_lease(str(error))
         except SystemExit as error:
             # Whatever ended the process, status 0 stands for a job that is done.
             sys.exit(error.code or "SystemExit: the job was ended before it was done")

@@ -4,15 +4,12 @@ import copy
 import importlib
 import inspect
 import json
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-
-logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _DATA_KEYS = {"class_path", "init_args"}
@@ -45,25 +42,6 @@ class CrossValidationJob:
 
 class PlanError(ValueError):
     """The configuration of a cross-validation cannot be carried out; the message says where."""
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Read a file that a job notes its progress in.
-
-    Args:
-        path: The file.
-
-    Returns:
-        What it holds; None where there is none, or it was torn, which the log says: the step is done again then.
-    """
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        logger.warning("%s cannot be read and counts for nothing: %s", path, error)
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def plan_jobs(

@@ -1,6 +1,8 @@
-"""Runs the jobs of a cross-validation in processes of their own, skips finished ones and survives failing ones."""
+"""Runs the jobs of a cross-validation in processes of their own, skips finished ones and survives failing ones.
 
-import logging
+Another command, here or on another machine, may work through the same folder: each job is run by one of them.
+"""
+
 import os
 import queue
 import shutil
@@ -14,13 +16,15 @@ from pathlib import Path
 import yaml
 
 from anomalib_cxr.cores import available_cores
-from anomalib_cxr.files import remove_link, write_text
-from anomalib_cxr.pipelines.cross_validation.plan import CrossValidationJob, PlanError, read_json
-from anomalib_cxr.run_folder import CONFIG, DONE, JOB_FOLDER, LOG
+from anomalib_cxr.files import read_json, write_text
+from anomalib_cxr.leased_process import Outcome, is_complete, run_process
+from anomalib_cxr.leases import Lease, last_lease, leases
+from anomalib_cxr.pipelines.cross_validation.plan import CrossValidationJob, PlanError
+from anomalib_cxr.run_folder import CONFIG, DONE, JOB_FOLDER
 
-logger = logging.getLogger(__name__)
-
-_COMMAND = (sys.executable, "-m", "anomalib_cxr.pipelines.cross_validation.job")
+COMMAND: tuple[str, ...] = (sys.executable, "-m", "anomalib_cxr.pipelines.cross_validation.job")
+"""Process of a job: takes its folder and the lease."""
+_LOOK_SECONDS = 5.0  # between two looks at jobs that others work on
 
 
 def is_done(job: CrossValidationJob, results: Path) -> bool:
@@ -37,9 +41,9 @@ def is_done(job: CrossValidationJob, results: Path) -> bool:
         PlanError: If it was completed with another configuration: its figures must not be mixed with new ones.
     """
     folder = results / job.name
-    if not _is_complete(folder):
+    if not is_complete(folder):
         return False
-    if not _has_config(job, folder):
+    if not has_config(job, folder):
         msg = (
             f"{folder} was done with another configuration: give another results folder, or delete this one to run it "
             "again."
@@ -72,8 +76,10 @@ def run_jobs(
         PlanError: If a job was completed with another configuration; nothing is run then.
     """
     waiting = [job for job in jobs if not is_done(job, results)]
-    if len(waiting) < len(jobs):
-        report(f"{len(jobs) - len(waiting)} of {len(jobs)} jobs are done already.")
+    finished = len(jobs) - len(waiting)
+    if finished:
+        report(f"{finished} of {len(jobs)} jobs are done already.")
+    before = lease_numbers(waiting, results)
     slots: queue.SimpleQueue[int] = queue.SimpleQueue()
     for slot in range(parallel):
         slots.put(slot)
@@ -81,26 +87,37 @@ def run_jobs(
     running: set[subprocess.Popen[bytes]] = set()
     failed: dict[str, str] = {}
 
-    def run(job: CrossValidationJob) -> tuple[str | None, float]:
+    def run(job: CrossValidationJob) -> tuple[Outcome, float]:
         slot, start = slots.get(), time.monotonic()
         try:
-            return _run_job(job, results / job.name, environments[slot], running), time.monotonic() - start
+            outcome = _run_job(job, results, environments[slot], running, before[job.name])
         except OSError as error:  # its folder cannot be made or written
-            return f"{type(error).__name__}: {error}", time.monotonic() - start
+            outcome = Outcome("failed", f"{type(error).__name__}: {error}")
         finally:
             slots.put(slot)
+        return outcome, time.monotonic() - start
 
     with ThreadPoolExecutor(parallel) as pool:
         try:
-            futures = {pool.submit(run, job): job for job in waiting}
-            for number, future in enumerate(as_completed(futures), len(jobs) - len(waiting) + 1):
-                name = futures[future].name
-                reason, seconds = future.result()
-                if reason is not None:
-                    failed[name] = reason
-                report(
-                    f"[{number}/{len(jobs)}] {name}: {'FAILED, ' + reason if reason else f'done in {seconds:.0f} s'}"
-                )
+            told: set[str] = set()
+            while waiting:
+                futures = {pool.submit(run, job): job for job in waiting}
+                for future in as_completed(futures):
+                    job = futures[future]
+                    outcome, seconds = future.result()
+                    if outcome.ended == "elsewhere":
+                        if job.name not in told:
+                            report(f"{job.name}: {outcome.reason}")
+                            told.add(job.name)
+                        continue
+                    waiting.remove(job)
+                    finished += 1
+                    if outcome.ended != "done":
+                        failed[job.name] = outcome.reason
+                    shown = f"done in {seconds:.0f} s" if outcome.ended == "done" else f"FAILED, {outcome.reason}"
+                    report(f"[{finished}/{len(jobs)}] {job.name}: {shown}")
+                if waiting:
+                    time.sleep(_LOOK_SECONDS)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(running):
@@ -110,41 +127,94 @@ def run_jobs(
 
 
 def _run_job(
-    job: CrossValidationJob, folder: Path, environment: dict[str, str], running: set[subprocess.Popen[bytes]]
-) -> str | None:
-    """Run one job; the reason if it fails."""
-    if not _has_config(job, folder):
-        for name in JOB_FOLDER:  # of another configuration
+    job: CrossValidationJob,
+    results: Path,
+    environment: dict[str, str],
+    running: set["subprocess.Popen[bytes]"],
+    before: int,
+) -> Outcome:
+    """Run one job, unless another command works on it, or has done so since this one began."""
+    folder = results / job.name
+    lease = Lease.take(folder, digest=job.digest)
+    if lease is None:
+        last = last_lease(folder)
+        return Outcome("elsewhere", f"{last.owner if last else 'another process'} works on it.")
+    outcome = Outcome("killed", "the command was ended")
+    try:
+        elsewhere = failure_since(job, results, before)
+        if is_done(job, results):
+            outcome = Outcome("done")
+        elif elsewhere is not None:
+            outcome = Outcome("failed", elsewhere)
+        else:
+            prepare_folder(job, folder)
+            outcome = run_process(COMMAND, folder, lease, environment, running)
+    finally:
+        lease.release(*outcome)
+    return outcome
+
+
+def lease_numbers(jobs: Sequence[CrossValidationJob], results: Path) -> dict[str, int]:
+    """Note how often each job has been worked on, so that what others do from now on is told from what was before.
+
+    Args:
+        jobs: The jobs.
+        results: Folder of the results.
+
+    Returns:
+        Number of the last lease of each job, by its name.
+    """
+    last = {job.name: last_lease(results / job.name) for job in jobs}
+    return {name: entry.number if entry else 0 for name, entry in last.items()}
+
+
+def failure_since(job: CrossValidationJob, results: Path, before: int) -> str | None:
+    """Look whether another command has seen the job fail by itself since this one began: it would fail again.
+
+    Args:
+        job: The job.
+        results: Folder of the results.
+        before: Number of the last lease when this command began.
+
+    Returns:
+        Why it failed; None if it did not.
+    """
+    for entry in leases(results / job.name):
+        if entry.number <= before:
+            break
+        if entry.ended == "failed" and entry.content.get("digest") == job.digest:
+            return str(entry.content.get("reason"))
+    return None
+
+
+def prepare_folder(job: CrossValidationJob, folder: Path) -> None:
+    """Write a job's configuration into its folder; what another configuration left there is cleared away.
+
+    Args:
+        job: The job.
+        folder: Its folder, which this process has the lease of.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    if not has_config(job, folder):
+        for name in JOB_FOLDER:
             path = folder / name
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / CONFIG, f"# {job.digest}\n{yaml.safe_dump(job.config, sort_keys=False)}")
-    log_path = folder / LOG
-    remove_link(log_path)
-    with log_path.open("ab") as log:
-        # The open pipe is how the job knows that this process lives.
-        process = subprocess.Popen(
-            [*_COMMAND, str(folder)], stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment
-        )
-        running.add(process)
-        try:
-            status = process.wait()
-        finally:
-            running.discard(process)
-            if process.stdin is not None:
-                process.stdin.close()
-    if status == 0 and _is_complete(folder):
-        return None
-    lines = log_path.read_text(encoding="utf-8", errors="replace").split("\n")
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-    return f"exit status {status}: {last} (see {log_path})"
 
 
-def _is_complete(folder: Path) -> bool:
-    return "fit_seconds" in (read_json(folder / DONE) or {})
+def has_config(job: CrossValidationJob, folder: Path) -> bool:
+    """Whether a folder holds this very configuration.
 
+    Args:
+        job: The job.
+        folder: Its folder.
 
-def _has_config(job: CrossValidationJob, folder: Path) -> bool:
+    Returns:
+        True if what lies there is of this configuration.
+    """
     path = folder / CONFIG
     return path.is_file() and path.read_text(encoding="utf-8", errors="replace").startswith(f"# {job.digest}\n")
 

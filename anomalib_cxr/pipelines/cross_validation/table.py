@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from anomalib_cxr.files import read_json
 from anomalib_cxr.metrics.bootstrap import Run, bootstrap_intervals
 from anomalib_cxr.metrics.findings import patients_or_images
 from anomalib_cxr.metrics.image_level import IMAGE_METRICS, image_metrics
@@ -18,7 +19,7 @@ from anomalib_cxr.metrics.predictions import (
     read_predictions,
 )
 from anomalib_cxr.metrics.thresholds import choose_threshold
-from anomalib_cxr.pipelines.cross_validation.plan import CrossValidationJob, read_json
+from anomalib_cxr.pipelines.cross_validation.plan import CrossValidationJob
 from anomalib_cxr.pipelines.cross_validation.runner import read_done
 from anomalib_cxr.run_folder import LAST_FOLDER, METRICS, PREDICTIONS, VALIDATION_PREDICTIONS
 

@@ -17,7 +17,7 @@ from anomalib_cxr.pipelines.cross_validation.plan import CrossValidationJob, pla
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "benchmark"
 NAMES = ("zhanglab", "chexpert", "rsna", "padchest", "nih", "vindr_cxr", "phantom")
-SPECIAL = ("localisation", "montgomery", "bmad_chest", "medianomaly")
+SPECIAL = ("localisation", "montgomery", "bmad_chest", "medianomaly", "cluster_check")
 
 
 def plan(name: str) -> list[CrossValidationJob]:

@@ -4,15 +4,16 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from anomalib_cxr.files import read_json
+from anomalib_cxr.leases import Lease
 from anomalib_cxr.pipelines.cross_validation import job, runner
 from anomalib_cxr.pipelines.cross_validation.pipeline import CrossValidate
-from anomalib_cxr.pipelines.cross_validation.plan import read_json
 
 # Predictions by the job's seed and model; what is at "trouble/<model>_<seed>" happens half-way.
 FAKE = """
@@ -54,7 +55,7 @@ JOBS = [f"{model}/seed_{seed}" for seed in (0, 1) for model in ("first", "second
 def fake_jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "fake.py").write_text(FAKE)
     (tmp_path / "trouble").mkdir()
-    monkeypatch.setattr(runner, "_COMMAND", (sys.executable, "-S", str(tmp_path / "fake.py")))
+    monkeypatch.setattr(runner, "COMMAND", (sys.executable, "-S", str(tmp_path / "fake.py")))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("TROUBLE", str(tmp_path / "trouble"))
 
@@ -192,7 +193,7 @@ def test_a_job_whose_folder_cannot_be_made_fails_alone(tmp_path: Path, capsys: p
         cross_validate(results)
     assert ended.value.code == 1
     assert starts(results) == JOBS[1:]
-    assert "- own/first/seed_0: NotADirectoryError: " in capsys.readouterr().out
+    assert "- own/first/seed_0: FileExistsError: " in capsys.readouterr().out
 
 
 def test_results_that_cannot_be_written_are_said_in_one_sentence(tmp_path: Path) -> None:
@@ -215,7 +216,7 @@ def test_results_that_cannot_be_written_are_said_in_one_sentence(tmp_path: Path)
 def test_no_job_that_is_not_done_ends_with_status_0(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: object
 ) -> None:
-    def run_job(folder: Path) -> None:
+    def run_job(folder: Path, check_lease: object) -> None:
         raise raised
 
     for name, value in (("run_job", run_job), ("_end_with_parent", bool), ("configure_logger", bool)):
@@ -224,6 +225,42 @@ def test_no_job_that_is_not_done_ends_with_status_0(
     with pytest.raises(SystemExit) as ended:
         job.main()
     assert ended.value.code == code
+
+
+@pytest.mark.parametrize("too_late", [True, False])
+def test_a_job_that_has_lost_its_lease_leaves_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, too_late: bool
+) -> None:
+    """It was asleep while its lease went to another; it wakes up just before it would say that it is done."""
+    lease = Lease.take(tmp_path)
+    assert lease is not None
+
+    def run_job(folder: Path, check_lease: Callable[[], object]) -> None:
+        if too_late:
+            lease.release("killed")
+            assert Lease.take(tmp_path) is not None
+        check_lease()
+        (folder / "done.json").touch()
+
+    def leave(status: int) -> None:
+        raise SystemExit(status)
+
+    beating: list[object] = []
+    monkeypatch.setattr(Lease, "keep_beating", lambda self, lost: beating.append(lost))
+    for name, value in (("run_job", run_job), ("_end_with_parent", bool), ("configure_logger", bool)):
+        monkeypatch.setattr(job, name, value)
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(sys, "argv", ["job", os.fspath(tmp_path), os.fspath(lease.path)])
+    if not too_late:
+        job.main()
+        assert beating == [job._end_without_lease]
+        assert (tmp_path / "done.json").exists()
+        return
+    with pytest.raises(SystemExit) as ended:
+        job.main()
+    assert ended.value.code == 75
+    assert not (tmp_path / "done.json").exists()
+    assert "has gone to process" in capsys.readouterr().out
 
 
 def test_a_torn_note_counts_for_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

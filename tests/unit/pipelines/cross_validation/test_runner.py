@@ -33,7 +33,7 @@ if "silent" in text:
 def fake_jobs(monkeypatch, tmp_path) -> None:
     script = tmp_path / "fake.py"
     script.write_text(FAKE)
-    monkeypatch.setattr(runner, "_COMMAND", (sys.executable, "-S", str(script)))
+    monkeypatch.setattr(runner, "COMMAND", (sys.executable, "-S", str(script)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
@@ -116,7 +116,7 @@ def test_each_process_has_its_gpu_and_its_share_of_the_cores(tmp_path, monkeypat
 
 
 def test_an_interrupt_ends_the_processes(tmp_path, monkeypatch) -> None:
-    script = Path(runner._COMMAND[-1])
+    script = Path(runner.COMMAND[-1])
     script.write_text("import time, sys\nopen(sys.argv[1] + '/began', 'w')\ntime.sleep(60)")
 
     def interrupt(_futures):
@@ -130,3 +130,47 @@ def test_an_interrupt_ends_the_processes(tmp_path, monkeypatch) -> None:
         run_jobs([job(0), job(1)], tmp_path)
     assert time.monotonic() - begun < 30
     assert not (tmp_path / "own/model/seed_1").exists()
+
+
+def test_two_commands_in_one_folder_run_each_job_once_and_both_know_how_it_ended(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(runner, "_LOOK_SECONDS", 0.02)
+    jobs = [job(seed, "broken" if seed == 1 else "slow" if seed == 2 else "good") for seed in range(6)]
+    failed: list[dict[str, str]] = []
+    lines: list[str] = []
+    begun = threading.Barrier(3)
+    real = runner.lease_numbers
+
+    def together(*arguments):
+        numbers = real(*arguments)
+        begun.wait(60)
+        return numbers
+
+    monkeypatch.setattr(runner, "lease_numbers", together)
+    commands = [
+        threading.Thread(target=lambda: failed.append(run_jobs(jobs, tmp_path, 2, lines.append))) for _ in range(3)
+    ]
+    for command in commands:
+        command.start()
+    for command in commands:
+        command.join()
+    assert sorted(line[0] for line in starts(tmp_path)) == [f"seed_{seed}" for seed in range(6)]
+    assert len(failed) == 3
+    assert {tuple(one) for one in failed} == {("own/model/seed_1",)}
+    assert {one["own/model/seed_1"].split(" (see")[0] for one in failed} == {"exit status 1: ValueError: no such net"}
+    assert sum("works on it." in line for line in lines) >= 2, "one waits for what another one does"
+    assert sum(line.startswith("[6/6]") for line in lines) == 3
+
+
+def test_a_job_whose_lease_is_taken_over_is_waited_for(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(runner, "_LOOK_SECONDS", 0.02)
+    Path(runner.COMMAND[-1]).write_text(
+        "import os, sys, pathlib\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "if not (folder / 'once').exists():\n"
+        "    (folder / 'once').touch()\n"
+        "    sys.exit(75)\n" + FAKE
+    )
+    lines: list[str] = []
+    assert run_jobs([job(0)], tmp_path, report=lines.append) == {}
+    assert len(starts(tmp_path)) == 1
+    assert "FAILED" not in " ".join(lines)
