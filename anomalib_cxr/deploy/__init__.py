@@ -3,6 +3,7 @@
 from anomalib_cxr.deploy.commissioning import Shift, Site, SiteError, commission
 from anomalib_cxr.deploy.detector import ExportedDetector, FilePrediction, Prediction, Thresholds
 from anomalib_cxr.deploy.folder import Summary, predict_folder
+from anomalib_cxr.deploy.judge import Judge, Verdict
 from anomalib_cxr.deploy.metadata import ExportedModelError, read_metadata
 from anomalib_cxr.deploy.overlay import overlay
 
@@ -10,12 +11,14 @@ __all__ = [
     "ExportedDetector",
     "ExportedModelError",
     "FilePrediction",
+    "Judge",
     "Prediction",
     "Shift",
     "Site",
     "SiteError",
     "Summary",
     "Thresholds",
+    "Verdict",
     "commission",
     "overlay",
     "predict_folder",
