@@ -1,6 +1,7 @@
 """`anomalib-cxr-node`: films arrive by DICOM, results go back."""
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Shelf(configuration.models)
             print(f"{chosen.config} can be used.")
             return 0
+        os.umask(0o077)  # films are for the node alone
         node = Node(configuration)
     except (ConfigurationError, JournalError, OSError) as error:
         print(f"anomalib-cxr-node: {error}", file=sys.stderr)

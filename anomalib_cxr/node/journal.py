@@ -32,6 +32,7 @@ CREATE TABLE films (
     state TEXT NOT NULL CHECK (state IN ('received', 'scored', 'sent', 'failed', 'ignored')),
     reason TEXT,
     tries INTEGER NOT NULL DEFAULT 0,
+    begun INTEGER NOT NULL DEFAULT 0,
     next_try REAL,
     received REAL NOT NULL,
     ended REAL,
@@ -41,7 +42,7 @@ CREATE TABLE films (
     file TEXT,
     UNIQUE (uid_sha256, digest)
 );
-CREATE INDEX films_to_score ON films (tries, id) WHERE to_score;
+CREATE INDEX films_to_score ON films (begun + tries, id) WHERE to_score;
 CREATE INDEX films_by_state ON films (state, received);
 CREATE INDEX films_by_arrival ON films (received);
 CREATE TABLE scores (
@@ -103,13 +104,15 @@ class Film(NamedTuple):
         id: Its row.
         uid_sha256: Of its SOP Instance UID.
         file: Name of its file.
-        tries: Scorings begun, this one among them.
+        tries: Scorings that ended with an error.
+        begun: Scorings since then that did not end at all, this one among them.
     """
 
     id: int
     uid_sha256: str
     file: str
     tries: int
+    begun: int
 
 
 class Score(NamedTuple):
@@ -304,8 +307,8 @@ class Journal:
         unscored = row["state"] == "ignored" or no_results or bool(known and set(models) - known)
         if state == "received" and unscored and not conflict and not row["to_score"]:
             db.execute(
-                "UPDATE films SET state = 'received', reason = NULL, tries = 0, next_try = NULL, ended = NULL, "
-                "to_score = 1, file = ? WHERE id = ?",
+                "UPDATE films SET state = 'received', reason = NULL, tries = 0, begun = 0, next_try = NULL, "
+                "ended = NULL, to_score = 1, file = ? WHERE id = ?",
                 (file, row["id"]),
             )
             return Arrival("received", False, False, True)
@@ -320,10 +323,10 @@ class Journal:
     # Scoring
 
     def next_to_score(self, now: float | None = None) -> Film | None:
-        """Take the next film, the one with the fewest tries first.
+        """Take the next film, the one that was begun and failed the fewest times first.
 
-        The try is counted before it begins: a film on which the process dies does not come first again, and at last
-        is given up.
+        It is noted before it begins: a film on which the process dies does not come first again, and at last is given
+        up.
 
         Args:
             now: Time; None takes the clock's.
@@ -331,14 +334,18 @@ class Journal:
         now = time.time() if now is None else now
         with self._step() as db:
             row = db.execute(
-                "SELECT id, uid_sha256, file, tries FROM films WHERE to_score "
-                "AND (next_try IS NULL OR next_try <= ? OR next_try > ?) ORDER BY tries, id LIMIT 1",
+                "SELECT id, uid_sha256, file, tries, begun FROM films WHERE to_score "
+                "AND (next_try IS NULL OR next_try <= ? OR next_try > ?) ORDER BY begun + tries, id LIMIT 1",
                 (now, now + _NEVER),
             ).fetchone()
             if row is None:
                 return None
-            db.execute("UPDATE films SET tries = tries + 1 WHERE id = ?", (row["id"],))
-            return Film(row["id"], row["uid_sha256"], row["file"], row["tries"] + 1)
+            db.execute("UPDATE films SET begun = begun + 1 WHERE id = ?", (row["id"],))
+            return Film(row["id"], row["uid_sha256"], row["file"], row["tries"], row["begun"] + 1)
+
+    def offered(self, film: int) -> set[str]:
+        """Names of the results of a film that somebody has got or shall get: they stay as they are."""
+        return {row[0] for row in self.query("SELECT DISTINCT object FROM deliveries WHERE film = ?", film)}
 
     def scored(self, film: int, scores: Sequence[Score], objects: Sequence[str], destinations: Sequence[str]) -> State:
         """Note the scores of a film whose results are on the disk, and who shall get them.
@@ -360,7 +367,7 @@ class Journal:
                 "INSERT OR IGNORE INTO deliveries (film, object, destination, next_try) VALUES (?, ?, ?, 0)",
                 [(film, name, destination) for name in objects for destination in destinations],
             )
-            db.execute("UPDATE films SET to_score = 0, tries = 0, next_try = NULL WHERE id = ?", (film,))
+            db.execute("UPDATE films SET to_score = 0, tries = 0, begun = 0, next_try = NULL WHERE id = ?", (film,))
             if destinations:
                 return self._settle(db, film)
             db.execute("UPDATE films SET state = 'scored', reason = NULL, ended = ? WHERE id = ?", (time.time(), film))
@@ -377,7 +384,8 @@ class Journal:
         ended = None if next_try is not None else time.time()
         with self._step() as db:
             db.execute(
-                "UPDATE films SET state = 'failed', reason = ?, next_try = ?, ended = ?, to_score = ? WHERE id = ?",
+                "UPDATE films SET state = 'failed', reason = ?, next_try = ?, ended = ?, to_score = ?, begun = 0, "
+                "tries = tries + 1 WHERE id = ?",
                 (reason, next_try, ended, next_try is not None, film),
             )
 

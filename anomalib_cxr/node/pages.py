@@ -29,7 +29,7 @@ a { color: #8ec5ff; } nav { display: flex; gap: 1rem; }
 .cards { display: flex; flex-wrap: wrap; gap: .6rem; }
 .cards div { border: 1px solid var(--line); border-radius: .4rem; padding: .5rem .9rem; min-width: 6.5rem; }
 .cards b { display: block; font-size: 1.4rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
+.scroll { overflow-x: auto; } .short { white-space: nowrap; } table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .35rem .7rem .35rem 0; border-bottom: 1px solid var(--line);
   vertical-align: middle; overflow-wrap: anywhere; }
 th { color: var(--dim); font-weight: 500; } td.number, th.number { font-variant-numeric: tabular-nums; }
@@ -154,11 +154,12 @@ def _failures(journal: Journal) -> str:
         return "<p>None.</p>"
     now = time.time()
     body = "".join(
-        f"<tr><td>{row['id']}</td><td>{row['uid_sha256'][:16]}</td><td>{escape(row['sender'])}</td>"
-        f"<td>{escape(row['reason'] or '')}</td><td>{_next_try(row['next_try'], now)}</td></tr>"
+        f"<tr><td>{row['id']}</td><td class=short>{row['uid_sha256'][:16]}</td>"
+        f"<td class=short>{escape(row['sender'])}</td><td>{escape(row['reason'] or '')}</td>"
+        f"<td class=short>{_next_try(row['next_try'], now)}</td></tr>"
         for row in rows
     )
-    head = "".join(f"<th>{name}</th>" for name in ("Film", "Hash", "Sender", "Reason", "Next try"))
+    head = "".join(f"<th class=short>{name}</th>" for name in ("Film", "Hash", "Sender", "Reason", "Next try"))
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 

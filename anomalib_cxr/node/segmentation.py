@@ -12,6 +12,14 @@ from anomalib_cxr.node.highdicom_objects import SERIES, code, evidence, finish
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+#: What holds for the region because it holds for the film.
+_OF_THE_FILM = (
+    "PatientOrientation",
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+)
+
 
 def segmentation(finding: Finding) -> "Dataset | None":
     """Make a binary Segmentation of what pictures outline, pixel for pixel of the film.
@@ -61,4 +69,8 @@ def segmentation(finding: Finding) -> "Dataset | None":
         content_label="ANOMALY",
         content_description="Region above the pixel threshold, not for diagnosis",
     )
+    made.PatientOrientation = ""
+    for keyword in _OF_THE_FILM:
+        if keyword in finding.header:
+            made[keyword] = finding.header[keyword]
     return finish(made, finding, "Anomalous region, not for diagnosis")

@@ -17,8 +17,8 @@ from anomalib_cxr.node.results import MAKERS
 from anomalib_cxr.node.shelf import Shelf
 from anomalib_cxr.node.spool import Spool
 
-#: Scorings that end with the process, or by an error that may pass, before a film is given up.
-TRIES = 8
+#: Scorings of a film on which the process may die before it is given up.
+DEATHS = 8
 _IDLE_S = 1.0
 
 
@@ -70,8 +70,8 @@ class Worker(Thread):
         film = self.journal.next_to_score()
         if film is None:
             return False
-        if film.tries > TRIES:
-            self._give_up(film, f"it could not be scored in {TRIES} tries, the last of which ended with the process")
+        if film.begun > DEATHS:
+            self._give_up(film, f"the process ended {DEATHS} times while it was scored")
             return True
         started = time.perf_counter()
         try:
@@ -80,10 +80,11 @@ class Worker(Thread):
             self._give_up(film, str(error))
         except Exception as error:  # noqa: BLE001  # one film must not end the others
             reason = f"scoring ended with {type(error).__name__}"
-            if film.tries >= TRIES:
+            retry, tries = self.configuration.retry, film.tries + 1
+            if tries >= retry.tries:
                 self._give_up(film, reason)
             else:
-                pause = self.configuration.retry.pause(film.tries)
+                pause = retry.pause(tries)
                 self.journal.not_scored(film.id, reason, time.time() + pause)
                 event("not scored", logging.WARNING, film=film.uid_sha256, reason=reason, pause_s=pause)
         else:
@@ -109,7 +110,7 @@ class Worker(Thread):
             raise NotAssessableError(str(error).replace(str(path), "the film")) from error
         except ValueError as error:
             raise NotAssessableError(str(error)) from error
-        folder = self.spool.results_of(film.file)
+        folder, offered = self.spool.results_of(film.file), self.journal.offered(film.id)
         findings, objects = [], []
         for model in self.shelf.models:
             try:
@@ -122,12 +123,14 @@ class Worker(Thread):
             write_pictures(finding, folder)
             findings.append(finding)
             for kind in self.configuration.results:
-                made = MAKERS[kind](finding)
+                path_of_result = folder / f"{kind}-{model.sha256[:16]}.dcm"
+                name = path_of_result.relative_to(self.spool.results).as_posix()
+                # What was sent once under an identifier is never another object.
+                made = None if name in offered else MAKERS[kind](finding)
                 if made is not None:
-                    name = f"{kind}-{model.sha256[:16]}.dcm"
                     content = io.BytesIO()
                     made.save_as(content, enforce_file_format=True)
-                    with written_atomically(folder / name, durable=True) as temporary:
+                    with written_atomically(path_of_result, durable=True) as temporary:
                         temporary.write_bytes(content.getvalue())
-                    objects.append((folder / name).relative_to(self.spool.results).as_posix())
+                    objects.append(name)
         return findings, objects

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from archive import Archive, send, until
 from drawn_films import ramp, write_dicom
 from exported_by_hand import write_onnx
@@ -113,6 +114,8 @@ def test_models_are_exchanged_without_a_stop(start: Start, archive: Archive, set
     send(node.receiver.port, film)
     until(lambda: node.journal.counts()["sent"])
     (before,) = node.shelf.hashes
+    (first,) = node.spool.results.rglob("*.dcm")
+    content = first.read_bytes()
     (tmp_path / "model" / "model.onnx").write_bytes(b"broken")
     assert not node.reload(tmp_path / "node.yaml")
     assert "Model 'mean' cannot be used: " in str(node.shelf.problem)
@@ -121,12 +124,19 @@ def test_models_are_exchanged_without_a_stop(start: Start, archive: Archive, set
     write_onnx(tmp_path / "model", threshold=0.95)
     assert node.reload(tmp_path / "node.yaml")
     assert node.shelf.problem is None
+    models = yaml.safe_load((tmp_path / "node.yaml").read_text())["models"]
+    write_onnx(tmp_path / "old")
+    both = [*models, {"name": "old", "path": "old/model.onnx"}]
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(settings | {"models": both}))
+    assert node.reload(tmp_path / "both.yaml")
+    assert before in node.shelf.hashes
     send(node.receiver.port, film)  # the new model has not seen it
     until(lambda: len(archive.received) == 2)
     assert archive.received[0].SOPInstanceUID != archive.received[1].SOPInstanceUID
     until(lambda: node.journal.counts()["sent"])
-    decided = [row["abnormal"] for row in node.journal.query("SELECT abnormal FROM scores ORDER BY rowid")]
-    assert decided == [1, 0]
+    assert first.read_bytes() == content  # what was sent stays what it was
+    decided = {row["model"]: row["abnormal"] for row in node.journal.query("SELECT model, abnormal FROM scores")}
+    assert decided == {"mean": 0, "old": 1}
 
 
 def test_films_are_deleted_when_their_time_is_over(start: Start, archive: Archive, tmp_path: Path) -> None:
