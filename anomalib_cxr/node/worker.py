@@ -120,7 +120,6 @@ class Worker(Thread):
                 raise NotAssessableError(msg) from error
             verdict = model.judge(prediction.score, prediction.abnormal)
             finding = Finding(path, header, image, model, prediction, verdict)
-            write_pictures(finding, folder)
             findings.append(finding)
             for kind in self.configuration.results:
                 path_of_result = folder / f"{kind}-{model.sha256[:16]}.dcm"
@@ -133,4 +132,5 @@ class Worker(Thread):
                     with written_atomically(path_of_result, durable=True) as temporary:
                         temporary.write_bytes(content.getvalue())
                     objects.append(name)
+            write_pictures(finding, folder)  # for the page: they wait for no disk
         return findings, objects

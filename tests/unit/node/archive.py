@@ -78,7 +78,7 @@ def echo(port: int, calling: str = "MODALITY", called: str = "NODE") -> int | No
     return status
 
 
-def until(met: Callable[[], object], seconds: float = 20) -> None:
+def until(met: Callable[[], object], seconds: float = 60) -> None:
     """Wait for something."""
     end = time.monotonic() + seconds
     while not met():

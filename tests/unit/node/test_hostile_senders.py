@@ -93,7 +93,7 @@ def test_identifiers_are_no_paths_and_no_statements(start: Start, tmp_path: Path
         assert path.name[:64].isalnum()
 
 
-def raw(port: int, *pieces: bytes, wait: float = 5) -> bytes:
+def raw(port: int, *pieces: bytes, wait: float = 30) -> bytes:
     """Say anything to the port: what it answers until it hangs up."""
     with socket.create_connection(("127.0.0.1", port), timeout=wait) as connection:
         said = b""
@@ -112,7 +112,7 @@ def test_units_of_any_length_are_not_believed(start: Start, film: Path) -> None:
     began = time.monotonic()
     for kind in (1, 4):
         raw(node.receiver.port, struct.pack(">BBL", kind, 0, 2**32 - 1), b"x" * 4096)
-    assert time.monotonic() - began < 5  # hung up on, not waited for
+    assert time.monotonic() - began < 20  # hung up on, not waited for
     raw(node.receiver.port, b"GET / HTTP/1.1\r\n\r\n")
     raw(node.receiver.port, struct.pack(">BBL", 1, 0, 4) + b"\xff" * 4)
     assert echo(node.receiver.port) == 0

@@ -3,10 +3,12 @@
 import errno
 import json
 import os
+import random
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -20,6 +22,7 @@ from archive import Archive, free_port, send, until
 from drawn_films import ramp, write_dicom
 from pydicom import Dataset, dcmread
 
+from anomalib_cxr import files
 from anomalib_cxr.deploy.secondary_capture import secondary_capture
 from anomalib_cxr.node import worker as worker_module
 from anomalib_cxr.node.configuration import Configuration, Retry
@@ -195,37 +198,40 @@ def test_kill_9_of_the_command(settings: dict, archive: Archive, tmp_path: Path)
 
 
 def burst(settings: dict, folder: Path, port: int, films: list[Path], kills: int) -> dict[str, int]:
-    """Send films while the command is killed so often; the states of the journal at last."""
-    config = folder / "node.yaml"
+    """Send films while the command is killed so often, at random moments; the states of the journal at last."""
+    config, rng = folder / "node.yaml", random.Random(0)
     config.write_text(yaml.safe_dump(settings))
-    waiting, killed, process = list(films), 0, None
+    waiting = list(films)
+    for kill in range(kills):
+        process = start_command(config)
+        timer = threading.Timer(rng.uniform(0.05, 1.0), process.kill)
+        timer.start()
+        left = len(films) * (kills - kill) // (kills + 1)  # for those after this one
+        while len(waiting) > left and deliver(port, waiting[0]):
+            waiting.pop(0)
+        process.wait()
+    process = start_command(config)
     try:
-        while True:
-            process = start_command(config)
-            while waiting and send(port, waiting[0]) == [0]:
-                waiting.pop(0)
-                if killed < kills and len(waiting) <= len(films) * (1 - (killed + 1) / (kills + 1)):
-                    break
-            if killed < kills:
-                process.kill()
-                process.wait()
-                killed += 1
-                continue
-            if not waiting:
-                break
-            process.kill()
-            process.wait()
+        while waiting:
+            assert deliver(port, waiting.pop(0))
         path = folder / settings["folder"] / "journal.sqlite"
-        until(lambda: set(states(path)) <= {"sent", "failed"}, 60)
+        until(lambda: set(states(path)) <= {"sent", "failed"}, 120)
     finally:
-        if process is not None:
-            process.send_signal(signal.SIGHUP)
-            time.sleep(0.1)  # two signals at once come in no order
-            process.send_signal(signal.SIGTERM)
-            _, said = process.communicate(timeout=60)
-            assert process.returncode == 0
-            assert [json.loads(line)["event"] for line in said.splitlines()][-2:] == ["models exchanged", "stopped"]
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.1)  # two signals at once come in no order
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    events = [json.loads(line)["event"] for line in config.with_suffix(".log").read_text().splitlines()]
+    assert events[-2:] == ["models exchanged", "stopped"]
     return states(path)
+
+
+def deliver(port: int, film: Path) -> bool:
+    """Send a film; whether it was answered with success."""
+    try:
+        return send(port, film) == [0]
+    except RuntimeError:  # the association ended in the midst
+        return False
 
 
 #: The command, where neither torch nor what needs it can be imported.
@@ -237,16 +243,17 @@ sys.exit(main())
 """
 
 
-def start_command(config: Path) -> subprocess.Popen[str]:
+def start_command(config: Path) -> "subprocess.Popen[bytes]":
     """The command, when it says that it has started."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", WITHOUT_TORCH, "--config", str(config)],
-        stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
-    assert process.stderr is not None
-    line = process.stderr.readline()
-    assert json.loads(line)["event"] == "started", line + process.stderr.read()
-    # Its lines are few: the pipe holds them.
+    path = config.with_suffix(".log")
+    with path.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", WITHOUT_TORCH, "--config", str(config)], stderr=log,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+        start = log.tell()
+    until(lambda: b'"started"' in path.read_bytes()[start:] or process.poll() is not None, 120)
+    assert process.poll() is None, path.read_text()
     return process
 
 
@@ -305,6 +312,18 @@ def test_a_full_disk_refuses_films(
     assert sum(node.journal.counts().values()) == 0
     assert send(port, films[0]) == [0]  # and when there is room again, it goes on
     until(lambda: node.journal.counts()["failed"])
+
+
+def test_new_folders_are_on_the_disk_with_their_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    waited: list[Path] = []
+    monkeypatch.setattr(files, "_wait_for_disk", waited.append)
+    spool = Spool(tmp_path)
+    spool.store("ab/ab-1.dcm", b"film")
+    assert {path for path in waited if path.is_dir()} == {spool.films / "ab", spool.films}
+    assert [path.suffix for path in waited if not path.is_dir()] == [".tmp"]
+    waited.clear()
+    spool.store("ab/ab-2.dcm", b"film")
+    assert {path for path in waited if path.is_dir()} == {spool.films / "ab"}
 
 
 def test_the_clock_set_back_lets_nothing_wait_for_ever(tmp_path: Path) -> None:

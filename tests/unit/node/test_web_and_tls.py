@@ -174,7 +174,7 @@ def test_tls_on_every_way(start: Start, settings: dict, certificates: Path, tmp_
     stalled = __import__("socket").create_connection(("127.0.0.1", port))  # never says hello
     began = time.monotonic()
     assert associated(context)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     stalled.close()
 
     assert second.page is not None
