@@ -25,7 +25,8 @@ def written_atomically(path: str | Path, *, durable: bool = False) -> Iterator[P
 
     Args:
         path: File to write; its folder is made if it does not exist.
-        durable: Wait for the disk, so that a loss of power too leaves the old file or the new one.
+        durable: Wait for the disk, so that a loss of power too leaves the old file or the new one; folders that are
+            made wait too.
 
     Yields:
         Path of an empty file in the same folder. It ends in ``.tmp``: say the format of a picture or archive.
@@ -42,6 +43,7 @@ def written_atomically(path: str | Path, *, durable: bool = False) -> Iterator[P
         'whole'
     """
     path = Path(path)
+    new = [folder for folder in path.parents if not folder.exists()] if durable else []
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not with the file's own name in it: that may be as long as a name can be.
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
@@ -52,7 +54,8 @@ def written_atomically(path: str | Path, *, durable: bool = False) -> Iterator[P
             _wait_for_disk(temporary)
         temporary.replace(path)
         if durable and os.name == "posix":  # elsewhere a folder cannot be opened
-            _wait_for_disk(path.parent)
+            for folder in (path.parent, *(folder.parent for folder in new)):
+                _wait_for_disk(folder)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

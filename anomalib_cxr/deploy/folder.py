@@ -14,6 +14,7 @@ from anomalib_cxr.checks import check_choice
 from anomalib_cxr.csv_tables import growing_table
 from anomalib_cxr.deploy.commissioning import Site
 from anomalib_cxr.deploy.detector import ExportedDetector, FilePrediction, Prediction
+from anomalib_cxr.deploy.judge import Judge, Verdict
 from anomalib_cxr.deploy.overlay import overlay, save_png
 from anomalib_cxr.deploy.secondary_capture import is_own_capture, new_run, secondary_capture
 from anomalib_cxr.deploy.shards import Shard, begin, finish, listing_digest
@@ -23,7 +24,6 @@ from anomalib_cxr.imaging.dicom import is_dicom
 from anomalib_cxr.imaging.listing import FileScan, identity, list_radiographs
 from anomalib_cxr.imaging.picture_names import fits, with_hash
 from anomalib_cxr.imaging.progress import progress as show_progress
-from anomalib_cxr.metrics.conformal import outside_of_normal
 from anomalib_cxr.run_folder import PREDICTIONS, UNREADABLE
 
 logger = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def predict_folder(
         msg = 'Secondary Captures need pydicom: pip install "anomalib-cxr[dicom]"'
         raise ImportError(msg)
     root = found.root
-    judge = _Judge(detector, site, rate)
+    judge = Judge(detector, site, rate)
     draw = _Draw(detector, root, output, pictures, names, judge)
     threshold = f"{judge.threshold:.7g}"
     images = abnormal = without_capture = unreadable = own_captures = 0
@@ -181,40 +181,6 @@ def predict_folder(
     return Summary(images, abnormal, unreadable, found.ignored, without_capture, own_captures)
 
 
-class _Verdict(NamedTuple):
-    """Decision on one film, by the model or by the site."""
-
-    abnormal: bool
-    p_value: float | None = None
-    outside: bool = False
-
-
-class _Judge:
-    """Decides on scores: as the model does, or as its commissioning at a site does."""
-
-    def __init__(self, detector: ExportedDetector, site: Site | None, rate: float) -> None:
-        self.site, self.rate = site, rate
-        self.threshold = detector.thresholds.image
-        if site is not None:
-            site.refuse_other_model(detector)
-            self.threshold = site.threshold(rate)
-        # All that a table depends on beside the films.
-        self.made_with = {
-            "model": detector.metadata["file_sha256"],
-            "arithmetic": detector.arithmetic,
-            "package version": __version__,
-            "site": None if site is None else site.digest,
-            "threshold": f"{self.threshold:.7g}",
-        }
-
-    def __call__(self, score: float, abnormal: bool) -> _Verdict:
-        if self.site is None:
-            return _Verdict(abnormal)
-        p_value = float(self.site.p_values([score])[0])
-        outside = bool(outside_of_normal([p_value], len(self.site.scores))[0])
-        return _Verdict(score > self.threshold, p_value, outside)
-
-
 class _Draw:
     """Writes the pictures of one run."""
 
@@ -225,7 +191,7 @@ class _Draw:
         output: Path,
         pictures: Sequence[Pictures],
         names: Names,
-        judge: _Judge,
+        judge: Judge,
     ) -> None:
         self.root, self.output, self.pictures, self.names = root, output, pictures, names
         self.model = str(detector.metadata["model"])
@@ -237,7 +203,7 @@ class _Draw:
         )
         self.run = new_run()
 
-    def __call__(self, found: FilePrediction, verdict: _Verdict, number: int) -> tuple[str, str, str | None]:
+    def __call__(self, found: FilePrediction, verdict: Verdict, number: int) -> tuple[str, str, str | None]:
         """Write what was asked for; returns the paths below the output folder, or "", and what went wrong, or None."""
         heat_map = capture = ""
         if not self.pictures or found.image is None or found.prediction is None:
@@ -256,7 +222,7 @@ class _Draw:
         return heat_map, capture, None
 
     def _picture(
-        self, path: Path, image: npt.NDArray[np.float32], prediction: Prediction, verdict: _Verdict, names: Names
+        self, path: Path, image: npt.NDArray[np.float32], prediction: Prediction, verdict: Verdict, names: Names
     ) -> npt.NDArray[np.uint8]:
         name = shown_name(path.relative_to(self.root).as_posix(), names)
         decided = prediction._replace(abnormal=verdict.abnormal)

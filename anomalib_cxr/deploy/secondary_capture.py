@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 MANUFACTURER = "anomalib-cxr"
 
-# Copied as they are. Those without which a Secondary Capture is invalid, but which may be empty (type 2), come first.
+# Of patient and study. Those without which an object is invalid, but which may be empty (type 2), come first.
 _MAY_BE_EMPTY = (
     "PatientName",
     "PatientID",
@@ -28,7 +28,6 @@ _MAY_BE_EMPTY = (
     "ReferringPhysicianName",
     "StudyID",
     "AccessionNumber",
-    "PatientOrientation",
 )
 _IF_PRESENT = (
     "SpecificCharacterSet",
@@ -36,16 +35,40 @@ _IF_PRESENT = (
     "IssuerOfPatientID",
     "OtherPatientIDs",
     "StudyDescription",
-    "BodyPartExamined",
-    "Laterality",
     "PatientIdentityRemoved",
     "DeidentificationMethod",
     "DeidentificationMethodCodeSequence",
+)
+# Of the picture.
+_OF_THE_FILM = (
+    "BodyPartExamined",
+    "Laterality",
     "BurnedInAnnotation",
     "LossyImageCompression",
     "LossyImageCompressionRatio",
     "LossyImageCompressionMethod",
 )
+
+
+def file_beside(made: "Dataset", original: "Dataset") -> None:
+    """Give an object patient and study of another, as they are, so that an archive files it there.
+
+    Args:
+        made: The object; what it says of patient and study is replaced.
+        original: The other, with a StudyInstanceUID.
+    """
+    for keyword in _IF_PRESENT:
+        made.pop(keyword, None)
+        if original.get(keyword):
+            made[keyword] = original[keyword]
+    for keyword in _MAY_BE_EMPTY:
+        if keyword in original:
+            made[keyword] = original[keyword]
+        else:
+            setattr(made, keyword, "")
+    made.StudyInstanceUID = original.StudyInstanceUID
+    if _time_zone(made.get("TimezoneOffsetFromUTC")) is None:
+        made.pop("TimezoneOffsetFromUTC", None)
 
 
 def secondary_capture(
@@ -85,22 +108,18 @@ def secondary_capture(
             raise ValueError(msg)
 
     capture = Dataset()
-    for keyword in _IF_PRESENT:
+    file_beside(capture, original)
+    for keyword in _OF_THE_FILM:
         if original.get(keyword):
             capture[keyword] = original[keyword]
-    for keyword in _MAY_BE_EMPTY:
-        if keyword in original:
-            capture[keyword] = original[keyword]
-        else:
-            setattr(capture, keyword, "")
-    capture.StudyInstanceUID = original.StudyInstanceUID
+    if "PatientOrientation" in original:
+        capture["PatientOrientation"] = original["PatientOrientation"]
+    else:
+        capture.PatientOrientation = ""
     if "BodyPartExamined" not in capture and "Laterality" not in capture:
         capture.Laterality = ""  # it might be a paired part; PS3.3 table C.7-5a then wants to hear of it
 
-    zone = _time_zone(capture.get("TimezoneOffsetFromUTC"))
-    if zone is None:
-        capture.pop("TimezoneOffsetFromUTC", None)
-    now = datetime.now(zone)
+    now = datetime.now(_time_zone(capture.get("TimezoneOffsetFromUTC")))
     capture.SOPClassUID = SECONDARY_CAPTURE
     capture.SOPInstanceUID = _uid(run, "instance", original.SOPInstanceUID, str(number))
     capture.Modality = "OT"

@@ -59,7 +59,7 @@ def read_dataset(path: Path) -> "Dataset":
             msg = f"it has {size} bytes, more than the {MAX_FILE} that are read"
             raise ValueError(msg)
         file.seek(0)
-        dataset = dcmread(_Counted(_inflate(file)), force=True)
+        dataset = dcmread(Counted(_inflate(file)), force=True)
     check_elements(dataset)
     return dataset
 
@@ -79,7 +79,7 @@ def check_elements(dataset: "Dataset") -> None:
             raise ValueError(msg)
 
 
-class _Counted:
+class Counted:
     """A file whose reads are counted: each costs Python work, and a small file can ask for millions."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -88,6 +88,7 @@ class _Counted:
         self.name = getattr(file, "name", None)
 
     def read(self, size: int = -1) -> bytes:
+        """Read, unless it is once too often."""
         self._left -= 1
         if self._left < 0:
             msg = "its header has more elements than any radiograph's"
