@@ -191,14 +191,14 @@ class Lease:
 
         def beat() -> None:
             while True:
-                time.sleep(pause)
                 try:
-                    self.beat()
+                    self.beat()  # at once: loading may have taken longer than a lease may be silent
                 except LeaseLostError as error:
                     lost(str(error))
                     return
                 except OSError as error:
                     logger.warning("The lease %s cannot be touched, tried again: %s", self.path, error)
+                time.sleep(pause)
 
         threading.Thread(target=beat, daemon=True).start()
 
