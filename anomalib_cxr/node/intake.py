@@ -15,6 +15,8 @@ from anomalib_cxr.node.rules import why_ignored
 from anomalib_cxr.node.spool import Spool, uid_hash
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+#: What the sender of a film that was found here is called in the journal.
+FOUND = "(found here)"
 _JOURNAL_NO_ROOM = {"database or disk is full", "disk I/O error"}  # SQLITE_FULL, SQLITE_IOERR
 
 
@@ -97,13 +99,39 @@ class Intake:
             self._arrived()
         return found
 
+    def adopt(self, file: str) -> bool:
+        """Take in a film that lies here and that the journal does not know, as if it had just come.
+
+        The process was killed before it answered, or the journal was lost: who sends it again sends what is known.
+
+        Args:
+            file: Name of its file.
+
+        Returns:
+            Whether it was; not if its name and its content are of different films.
+        """
+        content = self.spool.film(file).read_bytes()
+        known_as, digest, state, reason = file[3:67], sha256(content).hexdigest(), "received", None
+        try:
+            arriving = look_at(content)
+        except ValueError as error:
+            state, reason = "failed", str(error)
+        else:
+            known_as, digest = uid_hash(arriving.uid), arriving.digest
+            if reason := why_ignored(arriving.header, self.rules):
+                state = "ignored"
+        if Spool.name(known_as, digest) != file:
+            return False
+        self._take(content, known_as, digest, FOUND, file, state, reason)
+        return True
+
     def _take(
         self, content: bytes, known_as: str, digest: str, sender: str, file: str, state: str, reason: str | None
     ) -> Arrival:
         stays = state != "ignored"
-        if not self.spool.has_room(len(content) if stays else 0):
-            raise DiskFullError(errno.ENOSPC, "the disk is full but for its reserve")
         was_there = self.spool.film(file).exists()
+        if not was_there and not self.spool.has_room(len(content) if stays else 0):
+            raise DiskFullError(errno.ENOSPC, "the disk is full but for its reserve")
         if stays and not was_there:
             self.spool.store(file, content)  # the slow part, side by side
         with self.lock:

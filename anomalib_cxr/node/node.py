@@ -39,7 +39,7 @@ class Node:
             self.journal = Journal(given.folder / "journal.sqlite")
             undo.callback(self.journal.close)
             self.spool = Spool(given.folder, round(given.reserve_gib * 2**30))
-            swept = self.spool.sweep({file for _, file in self.journal.files()})
+            unknown = self.spool.sweep({file for _, file in self.journal.files()})
             abandoned = self.journal.abandon([one.name for one in given.destinations])
             self.shelf = Shelf(given.models)
             title = given.receive.ae_title
@@ -50,6 +50,7 @@ class Node:
             scored = _All([sender.wake for sender in self.senders])
             self.worker = Worker(given, self.journal, self.spool, self.shelf, scored)
             self.intake = Intake(self.journal, self.spool, given.rules, lambda: self.shelf.hashes, self.worker.wake.set)
+            adopted = sum(self.intake.adopt(file) for file in unknown)
             self.pullers = [Puller(one, self.intake) for one in given.pull]
             self.retention = Retention(self.journal, self.spool, self.intake.lock, given.retention_days)
             self.receiver = Receiver(given.receive, self.intake)
@@ -62,8 +63,8 @@ class Node:
         ]  # fmt: skip
         for thread in self._threads:
             thread.start()
-        event("started", port=self.receiver.port, page=self.page and self.page.port, swept=swept, abandoned=abandoned,
-              models=[f"{model.name} {model.sha256[:16]}" for model in self.shelf.models],
+        event("started", port=self.receiver.port, page=self.page and self.page.port, adopted=adopted,
+              abandoned=abandoned, models=[f"{model.name} {model.sha256[:16]}" for model in self.shelf.models],
               waiting=self.journal.waiting())  # fmt: skip
 
     def reload(self, path: str | Path) -> bool:

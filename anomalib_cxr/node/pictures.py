@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anomalib_cxr.files import write_bytes
-from anomalib_cxr.imaging.heat_map import about_threshold, blend_heat_map, draw_outlines
+from anomalib_cxr.imaging.heat_map import about_threshold, blend_heat_map, draw_outlines, smooth_heat_map
 from anomalib_cxr.node.finding import Finding
 
 LONGEST_SIDE = 768
@@ -36,7 +36,7 @@ def write_pictures(finding: Finding, folder: Path) -> None:
     factor = min(1.0, LONGEST_SIDE / max(finding.image.shape))
     size = tuple(max(1, round(side * factor)) for side in finding.image.shape)
     grey = cv2.resize(finding.image, size[::-1], interpolation=cv2.INTER_AREA)
-    heat = cv2.resize(finding.surface(), size[::-1], interpolation=cv2.INTER_AREA)
+    heat = smooth_heat_map(finding.prediction.heat_map, (size[0], size[1]))
     threshold = finding.thresholds.pixel
     film = np.repeat(np.rint(grey * 255).astype(np.uint8)[..., None], 3, axis=2)
     both = np.ascontiguousarray(blend_heat_map(grey, about_threshold(heat, threshold)))

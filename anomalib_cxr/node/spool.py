@@ -1,11 +1,15 @@
 """Where films and results lie on the disk, under names that no sender chooses."""
 
+import re
 import shutil
 from collections.abc import Collection
 from hashlib import sha256
 from pathlib import Path
 
 from anomalib_cxr.files import written_atomically
+
+_FILM = re.compile(r"([0-9a-f]{2})/(\1[0-9a-f]{62})-[0-9a-f]{16}\.dcm")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
 
 class Spool:
@@ -56,27 +60,26 @@ class Spool:
         self.film(file).unlink(missing_ok=True)
         shutil.rmtree(self.results_of(file), ignore_errors=True)
 
-    def sweep(self, files: Collection[str]) -> int:
-        """Delete what a process that was killed has left: films that were never answered for, and their like.
+    def sweep(self, files: Collection[str]) -> list[str]:
+        """Delete what a process that was killed has left half done; nothing that is not named as ours is touched.
 
         Args:
             files: Those of the journal.
 
         Returns:
-            Number of films deleted.
+            Films that the journal does not know, which are whole.
         """
         known = set(files)
-        swept = 0
-        for path in sorted(self.films.rglob("*")):
-            if path.is_file() and path.relative_to(self.films).as_posix() not in known:
-                path.unlink()
-                swept += 1
+        for root in (self.films, self.results):
+            for path in root.rglob(".*.tmp"):
+                if _TEMPORARY.fullmatch(path.name):
+                    path.unlink()
         for folder in sorted(self.results.glob("*/*")):
-            if f"{folder.relative_to(self.results).as_posix()}.dcm" not in known:
+            name = f"{folder.relative_to(self.results).as_posix()}.dcm"
+            if _FILM.fullmatch(name) and name not in known:
                 shutil.rmtree(folder, ignore_errors=True)
-        for path in self.results.rglob(".*.tmp"):
-            path.unlink(missing_ok=True)
-        return swept
+        found = (path.relative_to(self.films).as_posix() for path in sorted(self.films.glob("*/*.dcm")))
+        return [name for name in found if _FILM.fullmatch(name) and name not in known]
 
 
 def uid_hash(uid: str) -> str:

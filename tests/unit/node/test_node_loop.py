@@ -84,15 +84,14 @@ def test_what_one_node_took_in_another_finishes(start: Start, archive: Archive, 
     node.worker.join()
     path = write_dicom(tmp_path / "film.dcm", ramp(48, 40, 0.3, 0.9))
     assert send(node.receiver.port, path) == [0]
-    (tmp_path / "node" / "films" / "ab").mkdir(exist_ok=True)
-    orphan = tmp_path / "node" / "films" / "ab" / "orphan.dcm"  # killed before the journal knew it
-    orphan.write_bytes(b"half")
+    half = tmp_path / "node" / "films" / ".0123456789abcdef.tmp"  # killed while it was written
+    half.write_bytes(b"half")
     node.stop()
     assert node.spool.film(next(node.spool.films.rglob("*-*.dcm")).relative_to(node.spool.films).as_posix()).exists()
     second = start(destinations=[archive.settings()])
     until(lambda: second.journal.counts()["sent"] == 1)
     assert len(archive.received) == 1
-    assert not orphan.exists()
+    assert not half.exists()
 
 
 def test_a_film_that_cannot_be_scored_is_named_and_does_not_stop_the_next(

@@ -112,8 +112,8 @@ def live(given: Configuration, shelf: Shelf, films: list[Path], answered: set[Pa
     journal = Journal(given.folder / "journal.sqlite")
     try:
         spool = Spool(given.folder)
-        spool.sweep({file for _, file in journal.files()})
         take = Intake(journal, spool, given.rules, lambda: shelf.hashes, lambda: None)
+        assert all(take.adopt(file) for file in spool.sweep({file for _, file in journal.files()}))
         worker = Worker(given, journal, spool, shelf)
         sender = Sender("archive", archive, journal, spool, Retry())
         for film in films:
@@ -312,6 +312,29 @@ def test_a_full_disk_refuses_films(
     assert sum(node.journal.counts().values()) == 0
     assert send(port, films[0]) == [0]  # and when there is room again, it goes on
     until(lambda: node.journal.counts()["failed"])
+
+
+def test_a_lost_journal_loses_no_film_and_files_of_others_stay(
+    start: Start, archive: Archive, films: list[Path], tmp_path: Path
+) -> None:
+    theirs = [tmp_path / "node" / name for name in ("films/a/film.dcm", "films/note.tmp", "results/a/b/c.txt")]
+    for path in theirs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"theirs")
+    node = start(destinations=[])
+    broken = node.intake(b"no film", "1.2.3", "MODALITY")
+    assert broken.state == "failed"
+    send(node.receiver.port, *films)
+    until(lambda: node.journal.counts()["scored"] == 2)
+    node.stop()
+    for path in (tmp_path / "node").glob("journal.sqlite*"):
+        path.unlink()
+    second = start(destinations=[archive.settings()])
+    until(lambda: second.journal.counts()["sent"] == 2)
+    assert second.journal.counts()["failed"] == 1
+    assert send(second.receiver.port, *films) == [0, 0]
+    assert len(archive.received) == 2
+    assert all(path.read_bytes() == b"theirs" for path in theirs)
 
 
 def test_new_folders_are_on_the_disk_with_their_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
