@@ -16,8 +16,13 @@ from typing import Any, Literal, NamedTuple
 
 from filelock import FileLock, Timeout
 
+from anomalib_cxr.checks import check_choice
+
 State = Literal["received", "scored", "sent", "failed", "ignored"]
 STATES: tuple[State, ...] = ("received", "scored", "sent", "failed", "ignored")
+
+#: What a film is when it has just arrived.
+Arrived = Literal["received", "ignored", "failed"]
 
 #: Changes whenever this version would misread what another has written.
 FORMAT = 1
@@ -237,7 +242,7 @@ class Journal:
         digest: str,
         sender: str,
         file: str,
-        state: Literal["received", "ignored", "failed"] = "received",
+        state: Arrived = "received",
         reason: str | None = None,
         models: Sequence[str] = (),
     ) -> Arrival:
@@ -255,7 +260,11 @@ class Journal:
             state: ``"received"``, or ``"ignored"`` or ``"failed"`` with a reason.
             reason: Why.
             models: SHA-256 of the models in use.
+
+        Raises:
+            ValueError: If ``state`` is none of these.
         """
+        check_choice("state", state, Arrived)
         with self._step() as db:
             row = db.execute("SELECT * FROM films WHERE uid_sha256 = ? AND digest = ?", (uid_sha256, digest)).fetchone()
             if row is not None:
