@@ -23,7 +23,7 @@ from toy_detector import ToyDetector
 from anomalib_cxr.anatomy import segment_lungs
 from anomalib_cxr.augmentations import AnatPasteAugmentation, jitter_intensity
 from anomalib_cxr.data import RadiographDataModule
-from anomalib_cxr.models import AnatPaste, MultiResPatchSSL
+from anomalib_cxr.models import AnatPaste, FeatureDistillation, MultiResPatchSSL
 from anomalib_cxr.models.multires_patch_ssl.views import SimCLRViews
 
 SIDE = 64
@@ -90,6 +90,7 @@ class DetectorCase:
         warmup: Steps of linear warm-up.
         bank: Where scores are made against a bank: what the network in evaluation mode makes of the training films
             in the order of the data set, by the names of ``model.model``'s buffers.
+        frozen: The module of ``model.model`` that stays as it is, by its name; empty where all is trained.
     """
 
     detector: type[AnomalibModule]
@@ -100,6 +101,15 @@ class DetectorCase:
     decay: Callable[[Tensor], float]
     warmup: int = 0
     bank: Bank | None = None
+    frozen: str = ""
+
+    def trains(self, name: str) -> bool:
+        """Whether a module, parameter or buffer of ``model.model`` is trained, by its name."""
+        return not self.frozen or name.split(".")[0] != self.frozen
+
+    def trained(self, network: Any) -> dict[str, Tensor]:
+        """The parameters of ``model.model`` that are trained, by name."""
+        return {name: weight for name, weight in network.named_parameters() if self.trains(name)}
 
     def make(self, **arguments: Any) -> Any:
         """The detector, with other arguments where given."""
@@ -242,6 +252,50 @@ def toy_loss(network: Any, step: Step) -> Tensor:
     return (code @ network.decoder.weight.T + network.decoder.bias - flat).square().mean()
 
 
+# ----------------------------------------------------------------------------------------- FeatureDistillation by hand
+
+
+def distillation_bank(network: Any, films: Tensor) -> dict[str, Tensor]:
+    """Mean and scale of one minus the cosine at each place of a level, the finest left out, film by film."""
+    found: dict[int, list[Tensor]] = {0: [], 1: [], 2: []}
+    for one in 2 * films[:, None] - 1:
+        levels = network.teacher.model.forward_intermediates(one, indices=[2, 3, 4], intermediates_only=True)
+        hidden, learnt = one, []
+        for stage in network.student.stages:
+            for layer in stage:
+                hidden = layer(hidden)
+            learnt.append(hidden)
+        for level, (teacher, student) in enumerate(zip(levels, learnt[-3:], strict=True)):
+            products = (teacher * student).sum(dim=1)
+            found[level].append(1 - products / teacher.norm(dim=1) / student.norm(dim=1))
+    bank = {}
+    for level, maps in found.items():
+        deviation = torch.stack(maps).std(dim=0)
+        bank[f"normal_maps.{level}.mean"] = torch.stack(maps).mean(dim=0)
+        bank[f"normal_maps.{level}.scale"] = deviation + 0.1 * deviation.mean()
+    return bank
+
+
+def distillation_loss(network: Any, step: Step) -> Tensor:
+    """Direction and values of whole maps: a narrow VGG-16 after a teacher's levels, both of films in [-1, 1]."""
+    hidden = 2 * step.films - 1
+    levels = network.teacher.model.forward_intermediates(hidden, indices=[1, 2, 3, 4], intermediates_only=True)
+    weights = dict(network.student.named_parameters())
+    losses = []
+    for stage, depth in enumerate((2, 2, 3, 3, 3)):
+        for layer in range(depth - 1):
+            hidden = F.conv2d(hidden, weights[f"stages.{stage}.{3 * layer}.weight"], padding=1)
+            centred = hidden - hidden.mean(dim=(0, 2, 3), keepdim=True)
+            hidden = centred / (centred.square().mean(dim=(0, 2, 3), keepdim=True) + 1e-5).sqrt()
+            scale, shift = (weights[f"stages.{stage}.{3 * layer + 1}.{name}"] for name in ("weight", "bias"))
+            hidden = (hidden * scale[:, None, None] + shift[:, None, None]).clamp(min=0)
+        hidden = F.avg_pool2d(F.conv2d(hidden, weights[f"stages.{stage}.{3 * (depth - 1)}.weight"], padding=1), 2)
+        for teacher, student in zip(levels[stage - 1], hidden, strict=True) if stage else ():
+            cosine = (teacher * student).sum() / teacher.norm() / student.norm()
+            losses.append(1 - cosine + 0.01 * (teacher - student).square().mean())
+    return torch.stack(losses).sum() / len(step.films)
+
+
 SHORT = {"image_size": SIDE, "max_steps": 4, "steps_per_epoch": 2, "seed": 3, "backbone": "resnet10t"}
 
 #: One entry for each detector that trains.
@@ -254,6 +308,17 @@ CASES = (
         rate=0.03,
         decay=lambda weight: 3e-5,
         bank=anat_paste_bank,
+    ),
+    DetectorCase(
+        FeatureDistillation,
+        {name: SHORT[name] for name in ("image_size", "max_steps", "steps_per_epoch", "seed")}
+        | {"teacher": "test_efficientnet", "pre_trained": False},
+        loss=distillation_loss,
+        rule=adamw,  # Adam, where nothing decays
+        rate=1e-3,
+        decay=lambda weight: 0.0,
+        bank=distillation_bank,
+        frozen="teacher",
     ),
     DetectorCase(
         MultiResPatchSSL,

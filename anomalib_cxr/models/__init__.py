@@ -3,6 +3,7 @@
 from anomalib_cxr.models.anat_paste import AnatPaste
 from anomalib_cxr.models.ensemble import Ensemble
 from anomalib_cxr.models.feature_density import FeatureDensity
+from anomalib_cxr.models.feature_distillation import FeatureDistillation
 from anomalib_cxr.models.multires_patch_ssl import MultiResPatchSSL
 
-__all__ = ["AnatPaste", "Ensemble", "FeatureDensity", "MultiResPatchSSL"]
+__all__ = ["AnatPaste", "Ensemble", "FeatureDensity", "FeatureDistillation", "MultiResPatchSSL"]

@@ -21,6 +21,13 @@ from one_trace import one_trace
 SHORT: dict[str, dict[str, Any]] = {
     "anat_paste": {"max_steps": 2, "steps_per_epoch": 2, "backbone": "resnet10t"},
     "feature_density": {"image_size": 64, "cell_size": 16, "backbone": "resnet10t", "pre_trained": False},
+    "feature_distillation": {
+        "max_steps": 2,
+        "steps_per_epoch": 2,
+        "image_size": 64,
+        "teacher": "test_efficientnet",
+        "pre_trained": False,
+    },
     "multi_res_patch_ssl": {
         "max_steps": 2,
         "steps_per_epoch": 2,
