@@ -23,7 +23,7 @@ from toy_detector import ToyDetector
 from anomalib_cxr.anatomy import segment_lungs
 from anomalib_cxr.augmentations import AnatPasteAugmentation, jitter_intensity
 from anomalib_cxr.data import RadiographDataModule
-from anomalib_cxr.models import AnatPaste, FeatureDistillation, MultiResPatchSSL
+from anomalib_cxr.models import AnatPaste, AutoEncoder, FeatureDistillation, MultiResPatchSSL
 from anomalib_cxr.models.multires_patch_ssl.views import SimCLRViews
 
 SIDE = 64
@@ -242,6 +242,40 @@ def multires_bank(network: Any, films: Tensor) -> dict[str, Tensor]:
     return found
 
 
+# ------------------------------------------------------------------------------------------------ AutoEncoder by hand
+
+
+def auto_encoder_loss(network: Any, step: Step) -> Tensor:
+    """Mean squared error on [−1, 1] of four convolutions, a code and the way back, all normalised over the batch."""
+    films = 2 * step.films - 1
+    weights = dict(network.network.named_parameters())
+
+    def normed(hidden: Tensor, name: str) -> Tensor:
+        axes = [0, 2, 3][: hidden.ndim - 1]
+        shape = [1, -1, 1, 1][: hidden.ndim]
+        centred = hidden - hidden.mean(dim=axes, keepdim=True)
+        hidden = centred / (centred.square().mean(dim=axes, keepdim=True) + 1e-5).sqrt()
+        return (hidden * weights[f"{name}.weight"].view(shape) + weights[f"{name}.bias"].view(shape)).clamp(min=0)
+
+    def linear(hidden: Tensor, name: str) -> Tensor:
+        return hidden @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    hidden = films
+    for layer in (0, 3, 6, 9):
+        hidden = F.conv2d(hidden, weights[f"encoder.{layer}.weight"], stride=2, padding=1)
+        hidden = normed(hidden, f"encoder.{layer + 1}")
+    shape = hidden.shape
+    hidden = normed(linear(hidden.flatten(1), "bottleneck.squeeze.1"), "bottleneck.squeeze.2")
+    code = linear(hidden, "bottleneck.squeeze.4")
+    hidden = normed(linear(code, "bottleneck.expand.0"), "bottleneck.expand.1")
+    hidden = linear(hidden, "bottleneck.expand.3").reshape(shape)
+    for layer in (0, 3, 6, 9):
+        hidden = F.conv_transpose2d(hidden, weights[f"decoder.{layer}.weight"], stride=2, padding=1)
+        if layer < 9:
+            hidden = normed(hidden, f"decoder.{layer + 1}")
+    return (films - hidden).square().mean()
+
+
 # --------------------------------------------------------------------------------------------------------- toy by hand
 
 
@@ -331,6 +365,14 @@ CASES = (
         decay=lambda weight: 1e-6 if weight.ndim > 1 else 0.0,
         warmup=2,
         bank=multires_bank,
+    ),
+    DetectorCase(
+        AutoEncoder,
+        {"image_size": SIDE, "max_steps": 4, "steps_per_epoch": 2, "seed": 3, "hidden_size": 32},
+        loss=auto_encoder_loss,
+        rule=adamw,  # without decay it is Adam
+        rate=1e-3,
+        decay=lambda weight: 0.0,
     ),
     DetectorCase(
         ToyDetector,

@@ -1,9 +1,10 @@
 """Anomaly detectors for chest radiographs, as Anomalib modules."""
 
 from anomalib_cxr.models.anat_paste import AnatPaste
+from anomalib_cxr.models.auto_encoder import AutoEncoder
 from anomalib_cxr.models.ensemble import Ensemble
 from anomalib_cxr.models.feature_density import FeatureDensity
 from anomalib_cxr.models.feature_distillation import FeatureDistillation
 from anomalib_cxr.models.multires_patch_ssl import MultiResPatchSSL
 
-__all__ = ["AnatPaste", "Ensemble", "FeatureDensity", "FeatureDistillation", "MultiResPatchSSL"]
+__all__ = ["AnatPaste", "AutoEncoder", "Ensemble", "FeatureDensity", "FeatureDistillation", "MultiResPatchSSL"]

@@ -22,7 +22,14 @@ from torch.utils.data import DataLoader
 import anomalib_cxr.models
 from anomalib_cxr.data import RadiographDataModule
 from anomalib_cxr.deploy import ExportedDetector, read_metadata
-from anomalib_cxr.models import AnatPaste, Ensemble, FeatureDensity, FeatureDistillation, MultiResPatchSSL
+from anomalib_cxr.models import (
+    AnatPaste,
+    AutoEncoder,
+    Ensemble,
+    FeatureDensity,
+    FeatureDistillation,
+    MultiResPatchSSL,
+)
 from anomalib_cxr.models.components.post_processor import RankPreservingPostProcessor
 
 N_IMAGES, SIDE, REFERENCES = 200, 64, 50
@@ -35,6 +42,7 @@ MODELS: dict[str, Any] = {
     "local": lambda: AnatPaste(
         preset="best", image_size=SIDE, max_steps=5, steps_per_epoch=5, backbone="resnet10t", num_workers=0, seed=3
     ),
+    "AutoEncoder": lambda: AutoEncoder(max_steps=60, steps_per_epoch=60, learning_rate=3e-3, image_size=SIDE, seed=3),
     "FeatureDensity": lambda: FeatureDensity(
         image_size=SIDE, cell_size=16, backbone="resnet10t", pre_trained=False, seed=3
     ),
@@ -224,6 +232,7 @@ def compare(expected: dict[str, np.ndarray], images: np.ndarray, onnx_path: Path
         "anatpaste/zhanglab.yaml",
         "anatpaste/zhanglab_cpu.yaml",
         "anatpaste/zhanglab_best.yaml",
+        "auto_encoder/zhanglab.yaml",
         "multires_patch_ssl/quickstart.yaml",
         "multires_patch_ssl/zhanglab_cpu.yaml",
         "multires_patch_ssl/zhanglab_frozen_crops.yaml",

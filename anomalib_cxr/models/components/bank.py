@@ -70,12 +70,7 @@ class BankMixin(StepTrainingMixin):
 
     def rebuild_bank(self) -> None:
         """Build the bank with the present weights, in evaluation mode, each process its share."""
-        datamodule = self.datamodule
-        dataset = self.without_augmentation(datamodule.train_data)
-        films: Any = dataset if self._films is None else self._films
-        if self.trainer.world_size > 1:
-            films = Subset(films, range(self.trainer.global_rank, len(films), self.trainer.world_size))
-        loader = DataLoader(films, batch_size=datamodule.eval_batch_size, **self._loading(dataset))
+        loader = self.normal_films()
         self._agree_on_statistics()
         training = self.training
         self.eval()
@@ -84,6 +79,15 @@ class BankMixin(StepTrainingMixin):
             self.build_bank(loader)
         self.train(training)
         self._bank_step = self.steps_trained
+
+    def normal_films(self) -> DataLoader:
+        """This process's share of the training images, un-augmented: what :meth:`build_bank` is given."""
+        datamodule = self.datamodule
+        dataset = self.without_augmentation(datamodule.train_data)
+        films: Any = dataset if self._films is None else self._films
+        if self.trainer.world_size > 1:
+            films = Subset(films, range(self.trainer.global_rank, len(films), self.trainer.world_size))
+        return DataLoader(films, batch_size=datamodule.eval_batch_size, **self._loading(dataset))
 
     def _agree_on_statistics(self) -> None:
         """Take the first process's running statistics, as DDP does before each step, and as the checkpoint has them.
