@@ -76,10 +76,7 @@ CREATE INDEX deliveries_waiting ON deliveries (destination, film) WHERE sent IS 
 """
 
 #: Condition on films that have a file, and with which nothing is left to do.
-_AT_REST = (
-    "file IS NOT NULL AND NOT to_score AND ended IS NOT NULL AND NOT EXISTS "
-    "(SELECT 1 FROM deliveries WHERE film = films.id AND sent IS NULL AND deliveries.next_try IS NOT NULL)"
-)
+_AT_REST = "file IS NOT NULL AND NOT to_score AND ended IS NOT NULL"
 
 
 class JournalError(RuntimeError):
