@@ -4,5 +4,6 @@ from anomalib_cxr.models.anat_paste import AnatPaste
 from anomalib_cxr.models.ensemble import Ensemble
 from anomalib_cxr.models.feature_density import FeatureDensity
 from anomalib_cxr.models.multires_patch_ssl import MultiResPatchSSL
+from anomalib_cxr.models.poisson_interpolation import PoissonInterpolation
 
-__all__ = ["AnatPaste", "Ensemble", "FeatureDensity", "MultiResPatchSSL"]
+__all__ = ["AnatPaste", "Ensemble", "FeatureDensity", "MultiResPatchSSL", "PoissonInterpolation"]
