@@ -21,9 +21,9 @@ from torch.nn import functional as F
 from toy_detector import ToyDetector
 
 from anomalib_cxr.anatomy import segment_lungs
-from anomalib_cxr.augmentations import AnatPasteAugmentation, jitter_intensity
+from anomalib_cxr.augmentations import AnatPasteAugmentation, PatchInterpolation, jitter_intensity
 from anomalib_cxr.data import RadiographDataModule
-from anomalib_cxr.models import AnatPaste, AutoEncoder, FeatureDistillation, MultiResPatchSSL
+from anomalib_cxr.models import AnatPaste, AutoEncoder, FeatureDistillation, MultiResPatchSSL, PoissonInterpolation
 from anomalib_cxr.models.multires_patch_ssl.views import SimCLRViews
 
 SIDE = 64
@@ -144,6 +144,11 @@ def adamw(weight: Tensor, gradient: Tensor, memory: dict[str, Tensor], rate: flo
     mean = memory["mean"] / (1 - 0.9 ** memory["steps"])
     square = memory["square"] / (1 - 0.999 ** memory["steps"])
     return weight - rate * (mean / (square.sqrt() + 1e-8) + decay * weight)
+
+
+def adam(weight: Tensor, gradient: Tensor, memory: dict[str, Tensor], rate: float, decay: float) -> Tensor:
+    """Kingma and Ba 2015, Algorithm 1, the decay as a part of the gradient."""
+    return adamw(weight, gradient + decay * weight, memory, rate, 0.0)
 
 
 # -------------------------------------------------------------------------------------------------- AnatPaste by hand
@@ -276,6 +281,34 @@ def auto_encoder_loss(network: Any, step: Step) -> Tensor:
     return (films - hidden).square().mean()
 
 
+# ---------------------------------------------------------------------------------------- PoissonInterpolation by hand
+
+
+def batch_norm(maps: Tensor, weights: Mapping[str, Tensor], name: str) -> Tensor:
+    """Ioffe and Szegedy 2015, Algorithm 1, over films and places."""
+    centred = maps - maps.mean(dim=(0, 2, 3), keepdim=True)
+    unit = centred / (centred.square().mean(dim=(0, 2, 3), keepdim=True) + 1e-5).sqrt()
+    return unit * weights[f"{name}.weight"].view(-1, 1, 1) + weights[f"{name}.bias"].view(-1, 1, 1)
+
+
+def interpolation_loss(network: Any, step: Step) -> Tensor:
+    """Cross-entropy of the share at each pixel; the decoder adds levels up from the coarsest and reads the finest."""
+    films = torch.stack([(one - one.mean()) / one.std(correction=0) for one in step.films])
+    lungs = torch.stack([torch.from_numpy(segment_lungs(film(path)[0].numpy()))[None] for path in step.paths])
+    (pasted,) = PatchInterpolation(segmentation=True).paste(films, lungs, step.generator)
+    weights = {name.removeprefix("network."): weight for name, weight in network.named_parameters()}
+    levels = network.network.encoder.model.forward_intermediates(pasted.image, intermediates_only=True)[1:4]
+    mixed = [torch.einsum("oc,bchw->bohw", weights[f"lateral.{i}.weight"][:, :, 0, 0], x) for i, x in enumerate(levels)]
+    total = mixed[2]
+    for level in (1, 0):
+        total = mixed[level] + F.interpolate(total, scale_factor=2, mode="bilinear")
+    hidden = batch_norm(total, weights, "read.0").clamp(min=0)
+    hidden = batch_norm(F.conv2d(hidden, weights["read.2.weight"], padding=1), weights, "read.3").clamp(min=0)
+    logits = torch.einsum("oc,bchw->bohw", weights["read.5.weight"][:, :, 0, 0], hidden) + weights["read.5.bias"]
+    shares = 1 / (1 + (-F.interpolate(logits, SIDE, mode="bilinear")).exp())
+    return -(pasted.mask * shares.log() + (1 - pasted.mask) * (1 - shares).log()).mean()
+
+
 # --------------------------------------------------------------------------------------------------------- toy by hand
 
 
@@ -373,6 +406,14 @@ CASES = (
         rule=adamw,  # without decay it is Adam
         rate=1e-3,
         decay=lambda weight: 0.0,
+    ),
+    DetectorCase(
+        PoissonInterpolation,
+        SHORT | {"num_workers": 0, "weight_decay": 0.02},
+        loss=interpolation_loss,
+        rule=adam,
+        rate=1e-3,
+        decay=lambda weight: 0.02 if weight.ndim > 1 else 0.0,
     ),
     DetectorCase(
         ToyDetector,

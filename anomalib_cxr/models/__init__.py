@@ -6,5 +6,14 @@ from anomalib_cxr.models.ensemble import Ensemble
 from anomalib_cxr.models.feature_density import FeatureDensity
 from anomalib_cxr.models.feature_distillation import FeatureDistillation
 from anomalib_cxr.models.multires_patch_ssl import MultiResPatchSSL
+from anomalib_cxr.models.poisson_interpolation import PoissonInterpolation
 
-__all__ = ["AnatPaste", "AutoEncoder", "Ensemble", "FeatureDensity", "FeatureDistillation", "MultiResPatchSSL"]
+__all__ = [
+    "AnatPaste",
+    "AutoEncoder",
+    "Ensemble",
+    "FeatureDensity",
+    "FeatureDistillation",
+    "MultiResPatchSSL",
+    "PoissonInterpolation",
+]

@@ -15,6 +15,7 @@ from anomalib.engine import Engine
 from torch.utils.data import DataLoader
 
 from anomalib_cxr.data import PhantomCXR
+from anomalib_cxr.models.components.bank import BankMixin
 from anomalib_cxr.models.components.step_training import StepTrainingMixin
 
 # Autograd counts the devices at the first backward of a process: these tests need one that has had none.
@@ -63,7 +64,8 @@ def _everything(model: Any, images: torch.Tensor, paths: list[str], loader: list
         found |= {f"gradient {name}": each.grad for name, each in model.named_parameters() if each.grad is not None}
     model.eval()
     with torch.no_grad():
-        model.build_bank(loader)
+        if isinstance(model, BankMixin):
+            model.build_bank(loader)
         predictions = model.model(images)
     found |= {"score": predictions.pred_score, "map": predictions.anomaly_map}
     return {name: tensor.cpu().clone() for name, tensor in found.items()}

@@ -38,6 +38,7 @@ SHORT: dict[str, dict[str, Any]] = {
         "feature_dim": 8,
         "shared_encoder": True,
     },
+    "poisson_interpolation": {"max_steps": 2, "steps_per_epoch": 2, "image_size": 64, "backbone": "resnet10t"},
 }
 
 

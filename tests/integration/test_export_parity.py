@@ -29,6 +29,7 @@ from anomalib_cxr.models import (
     FeatureDensity,
     FeatureDistillation,
     MultiResPatchSSL,
+    PoissonInterpolation,
 )
 from anomalib_cxr.models.components.post_processor import RankPreservingPostProcessor
 
@@ -64,6 +65,9 @@ MODELS: dict[str, Any] = {
         max_steps=2,
         steps_per_epoch=2,
         seed=3,
+    ),
+    "PoissonInterpolation": lambda: PoissonInterpolation(
+        image_size=SIDE, max_steps=20, steps_per_epoch=20, backbone="resnet10t", num_workers=0, seed=3
     ),
     "frozen": lambda: MultiResPatchSSL(
         preset="best", backbone="resnet10t", pre_trained=False, image_size=SIDE, patch_sizes=(16,), seed=3
@@ -233,6 +237,7 @@ def compare(expected: dict[str, np.ndarray], images: np.ndarray, onnx_path: Path
         "anatpaste/zhanglab_cpu.yaml",
         "anatpaste/zhanglab_best.yaml",
         "auto_encoder/zhanglab.yaml",
+        "poisson_interpolation/zhanglab.yaml",
         "multires_patch_ssl/quickstart.yaml",
         "multires_patch_ssl/zhanglab_cpu.yaml",
         "multires_patch_ssl/zhanglab_frozen_crops.yaml",
@@ -247,7 +252,7 @@ def test_shipped_configs(config: str, tmp_path: Path) -> None:
     model_class = getattr(anomalib_cxr.models, section["class_path"].split(".")[-1])
     length = section["init_args"].get("max_steps", 0 if section["init_args"].get("preset") == "best" else 2)
     # Batch normalisation needs some steps before a short training embeds anything at all.
-    steps = 20 if model_class is AnatPaste else min(length, 2)
+    steps = 20 if model_class in (AnatPaste, PoissonInterpolation) else min(length, 2)
     arguments = section["init_args"] | {"pre_trained": False, "max_steps": steps, "steps_per_epoch": max(1, steps)}
     side = model_class(**arguments).input_size[0]
     checkpoint, *paths, _ = fit_and_export(lambda: model_class(**arguments), tmp_path, side)

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import pandas as pd
@@ -15,13 +14,11 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from torchvision.transforms.v2 import Transform
 
 from anomalib_cxr.anatomy import (
     FunctionPath,
     LungMethod,
     Lungs,
-    MaskFiles,
     Region,
     RegionMasks,
     describe_function,
@@ -30,15 +27,13 @@ from anomalib_cxr.anatomy import (
 from anomalib_cxr.augmentations import PastingVariant, build_pasting, check_images, jitter_checked
 from anomalib_cxr.callbacks.checkpoint_choice import Checkpoint
 from anomalib_cxr.checks import check_choice
-from anomalib_cxr.data.tables import stored_depths
-from anomalib_cxr.imaging.cache import ImageCache
-from anomalib_cxr.models.anat_paste.sheets import save_training_sheets
 from anomalib_cxr.models.anat_paste.torch_model import AnatPasteModel, Density
 from anomalib_cxr.models.components.bank import BankMixin
-from anomalib_cxr.models.components.pixel_preserving import refuse_moved_pixels
 from anomalib_cxr.models.components.presets import resolve_preset
+from anomalib_cxr.models.components.region_finding import find_region_masks, listed_region
 from anomalib_cxr.models.components.step_order import seeded
 from anomalib_cxr.models.components.step_training import Schedule
+from anomalib_cxr.models.components.training_sheets import save_training_sheets
 
 logger = logging.getLogger(__name__)
 
@@ -240,56 +235,23 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
             )
         if self.needs_region:
             self._find_region()
-        if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
-            self._save_sheets(Path(self.trainer.default_root_dir) / "sheets")
+        save_training_sheets(self, self.region_masks, self.pasting)
 
     def _region(self, samples: pd.DataFrame) -> Region:
         """How the region is found: as the model says, as the datamodule lists it, or the lungs."""
-        listed = "region_path" in samples.columns
+        listed = listed_region(samples)
         if self.region is not None:
-            if listed:
+            if listed is not None:
                 msg = (
                     "The model has a region of its own and the datamodule lists files of it (region_path): leave out "
                     "the model's region, or the datamodule's region_dir and region_column."
                 )
                 raise ValueError(msg)
             return load_function(self.region)
-        if listed:
-            return MaskFiles(dict(zip(samples["image_path"], samples["region_path"], strict=True)))
-        return Lungs(self.lung_method)
+        return Lungs(self.lung_method) if listed is None else listed
 
     def _find_region(self) -> None:
-        datamodule = self.datamodule
-        train_data = datamodule.train_data
-        refuse_moved_pixels(train_data.augmentations)
-        transform: Transform | None = self.pre_processor.transform if self.pre_processor else None
-        refuse_moved_pixels(transform)
-        size = self.input_size
-        if size is None:
-            msg = "AnatPaste keeps one region mask an image, so its pre-processor needs a Resize to a fixed size."
-            raise ValueError(msg)
-        paths = [str(path) for path in train_data.samples.image_path]
-        image_cache: ImageCache | None = getattr(datamodule, "cache", None)  # Anomalib's datamodules have none
-        self.region_masks = RegionMasks.compute(
-            paths,
-            size=(size[0], size[1]),
-            region=self._region(train_data.samples),
-            bits=stored_depths(train_data.samples),
-            num_workers=self.num_workers,
-            reader=getattr(train_data, "reader", None),  # Anomalib's data sets have none either
-            cache_dir=image_cache.folder / "lung_masks" if image_cache else None,
-        )
-        logger.info(self.region_masks.summary())
-
-    def _save_sheets(self, folder: Path) -> None:
-        """Save the first training images with their regions and with something pasted, to look at."""
-        dataset = self.without_augmentation(self.datamodule.train_data)
-        loader = DataLoader(dataset, batch_size=min(8, len(dataset)), collate_fn=dataset.collate_fn)
-        images = next(self.pre_processed(loader)).mean(dim=1, keepdim=True)
-        paths = [str(path) for path in dataset.samples.image_path[: len(images)]]
-        region = self.region_masks.lookup(paths, images.device) if self.region_masks else None
-        save_training_sheets(folder, images, region, self.pasting, self.seed)
-        logger.info("Wrote %s: regions and pasted anomalies of the first training images.", folder)
+        self.region_masks = find_region_masks(self, self._region, self.num_workers)
 
     def training_loss(self, batch: ImageBatch, generator: torch.Generator) -> torch.Tensor:
         """Classify normal images and the same images with something pasted."""

@@ -8,7 +8,7 @@ import torch
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import nn
 
-from anomalib_cxr.models import AnatPaste, MultiResPatchSSL
+from anomalib_cxr.models import AnatPaste, MultiResPatchSSL, PoissonInterpolation
 
 #: Sato et al., iScience 2023 (arXiv 2205.04282): "method" is that section, "code" run_training.py, published with it.
 SATO = [
@@ -70,6 +70,26 @@ KIM = [
     ("method: highest pixel", lambda m: m.model.score, "max"),
 ]
 
+#: Tan et al., MICCAI 2021 (arXiv 2107.02622), with its code.
+TAN = [
+    ("input", lambda m: m.input_size, (256, 256)),
+    ("blend by gradients", lambda m: m.pasting.blend, "poisson"),
+    ("half side of the square", lambda m: m.pasting.patch_share, (0.05, 0.2)),
+    ("share of the other image", lambda m: m.pasting.alpha, (0.05, 0.95)),
+    ("anywhere", lambda m: m.pasting.segmentation, False),
+    ("network: stages", lambda m: stages(m.model.network), (64, 128, 256, 256, 256, 128, 64, 16, 1)),
+    ("network: no biases", lambda m: {layer.bias for layer in convolutions(m.model)}, {None}),
+    ("from scratch", lambda m: m.hparams["pre_trained"], False),
+    ("optimiser", lambda m: (m.optimizer_name, m.lr_schedule, m.warmup_steps), ("adam", "constant", 0)),
+    ("rate, and weight decay of weights", lambda m: groups(m), [(0.001, 0.0), (0.001, 0.0005)]),
+    ("50 passes over 17,852 images, 64 a step", lambda m: m.max_steps, 14_000),
+]
+
+
+def stages(network: Any) -> tuple[int, ...]:
+    """Channels after each stage of an encoder and decoder of wide blocks."""
+    return tuple(block.around[0].out_channels for block in (*network.encoder, *network.decoder))
+
 
 def blocks(resnet: Any) -> tuple[type, list[int]]:
     """Kind of a ResNet's blocks, and how many each stage has."""
@@ -78,6 +98,10 @@ def blocks(resnet: Any) -> tuple[type, list[int]]:
 
 def widths(head: nn.Module) -> list[int]:
     return [layer.out_features for layer in head.modules() if isinstance(layer, nn.Linear)]
+
+
+def convolutions(network: nn.Module) -> list[nn.Conv2d]:
+    return [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
 
 
 def groups(model: Any) -> list[tuple[float, float]]:
@@ -90,12 +114,13 @@ def groups(model: Any) -> list[tuple[float, float]]:
 def papers() -> dict[str, Any]:
     kim = MultiResPatchSSL(preset="paper")
     kim._steps = kim.steps_of_sizes(1802)  # as `setup` does, whose length is the training set's
-    return {"Sato": AnatPaste(preset="paper", num_workers=0), "Kim": kim}
+    tan = PoissonInterpolation(preset="paper")
+    return {"Sato": AnatPaste(preset="paper", num_workers=0), "Kim": kim, "Tan": tan}
 
 
 @pytest.mark.parametrize(
     ("paper", "where", "found", "printed"),
-    [(paper, *row) for paper, table in (("Sato", SATO), ("Kim", KIM)) for row in table],
+    [(paper, *row) for paper, table in (("Sato", SATO), ("Kim", KIM), ("Tan", TAN)) for row in table],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_the_paper_preset_is_what_the_paper_says(
