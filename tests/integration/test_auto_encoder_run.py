@@ -77,8 +77,11 @@ def _engine(root: Path) -> Engine:
     [
         {"variant": "vae", "score": "code_norm", "hidden_size": 16},
         {"variant": "context", "error": "perceptual", "hidden_size": 16, "backbone": "test_resnet"},
-        {"variant": "dae", "error": "ssim"},
-        {"variant": "memory", "error": "uncertainty", "network": "pix2pixhd", "hidden_size": 16},
+        pytest.param({"variant": "dae", "error": "ssim"}, marks=pytest.mark.slow),
+        pytest.param(
+            {"variant": "memory", "error": "uncertainty", "network": "pix2pixhd", "hidden_size": 16},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda arguments: arguments["variant"],
 )
