@@ -307,8 +307,8 @@ def test_old_opset_and_too_large_a_file_are_refused(exported: Exported, tmp_path
     model = model_class.load_from_checkpoint(checkpoint)
     with pytest.raises(ValueError, match="opset_version must be at least 18, not 14"):
         model.to_onnx(tmp_path, opset_version=14)
-    with pytest.raises(ValueError, match=r"would take [\d.]+ MiB, above max_gib=0.001"):
-        model.to_openvino(tmp_path, onnx_kwargs={"max_gib": 0.001})
+    with pytest.raises(ValueError, match=r"would take [\d.]+ MiB, above max_gib=0.0001"):
+        model.to_openvino(tmp_path, onnx_kwargs={"max_gib": 0.0001})
     assert not list(tmp_path.rglob("*.onnx"))
 
 
