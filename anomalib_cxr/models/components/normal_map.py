@@ -7,6 +7,10 @@ from anomalib.models.components.base import DynamicBufferMixin
 from torch import nn
 from torch.nn import functional as F
 
+from anomalib_cxr.checks import check_choice
+
+Divisor = Literal["deviation", "mean"]
+
 
 class NormalMap(DynamicBufferMixin, nn.Module):
     """Subtracts the mean heat map of normal training images, and divides by their deviation or mean if wanted.
@@ -19,10 +23,15 @@ class NormalMap(DynamicBufferMixin, nn.Module):
     Args:
         divide_by: ``"deviation"`` or ``"mean"`` of normal maps, place by place, to which a tenth of its mean over the
             map is added: a rim that is black on all images has none. None divides by nothing.
+
+    Raises:
+        ValueError: If ``divide_by`` is none of these.
     """
 
-    def __init__(self, divide_by: Literal["deviation", "mean"] | None = None) -> None:
+    def __init__(self, divide_by: Divisor | None = None) -> None:
         super().__init__()
+        if divide_by is not None:
+            check_choice("divide_by", divide_by, Divisor)
         self.divide_by = divide_by
         self.register_buffer("mean", torch.empty(0, 0, 0))
         self.mean: torch.Tensor

@@ -10,7 +10,6 @@ from anomalib_cxr.models.components.patch_search.local_search import top_q_mean
 
 Relative = Literal["none", "difference", "standardised", "ratio"]
 
-
 _DIVIDED_BY: dict[str, Literal["deviation", "mean"] | None] = {
     "difference": None,
     "standardised": "deviation",
@@ -25,7 +24,7 @@ class ErrorScore(nn.Module):
     than usual a film errs at a place (ours).
 
     Args:
-        relative: ``"none"`` (as published), ``"difference"`` to the mean normal map, ``"standardised"``, that over the
+        relative_map: ``"none"`` (as published), ``"difference"`` to the mean normal map, ``"standardised"``, that over the
             deviation of normal maps, or ``"ratio"``, that over their mean.
         top_q: Share of the highest pixels whose mean is the score, in (0, 1].
 
@@ -33,14 +32,14 @@ class ErrorScore(nn.Module):
         ValueError: If an argument is out of range.
     """
 
-    def __init__(self, relative: Relative = "none", top_q: float = 1.0) -> None:
+    def __init__(self, relative_map: Relative = "none", top_q: float = 1.0) -> None:
         super().__init__()
-        check_choice("relative_map", relative, Relative)
+        check_choice("relative_map", relative_map, Relative)
         if not 0 < top_q <= 1:
             msg = f"top_q must lie in (0, 1], not be {top_q}."
             raise ValueError(msg)
         self.top_q = top_q
-        self.normal_map = None if relative == "none" else NormalMap(_DIVIDED_BY[relative])
+        self.normal_map = None if relative_map == "none" else NormalMap(_DIVIDED_BY[relative_map])
 
     def fit(self, errors: Tensor) -> None:
         """Take the maps of normal films, (n, 1, H, W)."""
