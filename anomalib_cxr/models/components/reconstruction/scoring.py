@@ -24,8 +24,8 @@ class ErrorScore(nn.Module):
     than usual a film errs at a place (ours).
 
     Args:
-        relative_map: ``"none"`` (as published), ``"difference"`` to the mean normal map, ``"standardised"``, that over the
-            deviation of normal maps, or ``"ratio"``, that over their mean.
+        relative_map: ``"none"`` (as published), ``"difference"`` to the mean normal map, ``"standardised"``, that over
+            the deviation of normal maps, or ``"ratio"``, that over their mean.
         top_q: Share of the highest pixels whose mean is the score, in (0, 1].
 
     Raises:
