@@ -277,7 +277,7 @@ class AutoEncoder(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Ano
         """Take the errors of the normal films, where maps are relative to them, and look at a VAE's codes."""
         if self.model.scoring.normal_map is None and self.variant != "vae":
             return
-        apart, seen = -(-len(loader.dataset) * self.trainer.world_size // _NORMAL_FILMS), 0  # type: ignore[arg-type]
+        apart, seen = -(-len(self.datamodule.train_data) // _NORMAL_FILMS), 0
         errors, codes = [], []
         for images in self.pre_processed(loader):
             part = images[-seen % apart :: apart]
