@@ -216,3 +216,24 @@ def test_bank_keeps_each_film_under_its_number(tmp_path: Path) -> None:
             for found in model.nearest_references(films):
                 assert found.distance.abs().max() < 1e-4
                 assert found.image.flatten(1).unique(dim=1).flatten().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_size_rests_when_its_epochs_are_over(
+    batch: ImageBatch, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    """The paper trains each size for so many epochs of its own patches, and large patches are few."""
+    model = CASE.make(epochs=1, max_steps=None, warmup_steps=None)
+    model._steps = [8, 3]
+    monkeypatch.setattr(MultiResPatchSSL, "trainer", SimpleNamespace(world_size=processes))
+    for step, trained in ((0, ["16", "32"]), (2, ["16", "32"]), (3, ["16"]), (7, ["16"])):
+        monkeypatch.setattr(MultiResPatchSSL, "steps_trained", step)
+        losses = model.training_loss(batch, torch.Generator().manual_seed(0))
+        assert [side for side, loss in losses.items() if float(loss.detach()) != 0] == trained
+        model.zero_grad()
+        sum(losses.values()).backward()
+        for module, side in zip(model._trained_modules(), ("16", "32"), strict=True):
+            gradients = [weight.grad for weight in module.parameters()]
+            assert any(gradient is not None and bool(gradient.any()) for gradient in gradients) == (side in trained)
+            if side not in trained:  # DDP waits for the gradient of every parameter
+                assert [gradient is not None for gradient in gradients] == [processes > 1] * len(gradients)
