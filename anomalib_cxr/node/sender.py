@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any, Protocol
 
 from pydicom import dcmread
@@ -15,8 +14,8 @@ from anomalib_cxr.node.journal import Journal
 from anomalib_cxr.node.logs import event
 from anomalib_cxr.node.spool import Spool
 from anomalib_cxr.node.tls import connecting
+from anomalib_cxr.node.working import Working
 
-_IDLE_S = 1.0
 _LITTLE_ENDIAN = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
 
 
@@ -92,7 +91,7 @@ def _store(association: Any, path: Path) -> str | None:
     return None if taken else f"it answered 0x{answer.Status:04X}"
 
 
-class Sender(Thread):
+class Sender(Working):
     """The thread of one destination.
 
     Args:
@@ -107,27 +106,9 @@ class Sender(Thread):
     """
 
     def __init__(self, name: str, transport: Transport, journal: Journal, spool: Spool, retry: Retry) -> None:
-        super().__init__(name=f"sender {name}", daemon=True)
+        super().__init__(f"sender {name}", "sender", destination=name)
         self.destination, self.transport = name, transport
         self.journal, self.spool, self.retry = journal, spool, retry
-        self.wake, self._stopping = Event(), Event()
-
-    def stop(self) -> None:
-        """End after the object at hand."""
-        self._stopping.set()
-        self.wake.set()
-
-    def run(self) -> None:
-        """Send until told to stop."""
-        while not self._stopping.is_set():
-            self.wake.clear()
-            try:
-                worked = self.work()
-            except Exception as error:  # noqa: BLE001  # the journal has what was not sent
-                event("sender", logging.ERROR, destination=self.destination, reason=type(error).__name__)
-                worked = False
-            if not worked:
-                self.wake.wait(_IDLE_S)
 
     def work(self) -> bool:
         """Send what is due; returns whether something was taken."""

@@ -3,7 +3,7 @@
 import io
 import logging
 import time
-from threading import Event, Thread
+from threading import Event
 
 from anomalib_cxr.files import written_atomically
 from anomalib_cxr.imaging import RadiographError, read_radiograph
@@ -16,17 +16,17 @@ from anomalib_cxr.node.pictures import write_pictures
 from anomalib_cxr.node.results import MAKERS
 from anomalib_cxr.node.shelf import Shelf
 from anomalib_cxr.node.spool import Spool
+from anomalib_cxr.node.working import Working
 
 #: Scorings of a film on which the process may die before it is given up.
 DEATHS = 8
-_IDLE_S = 1.0
 
 
 class NotAssessableError(ValueError):
     """A film that no try will score."""
 
 
-class Worker(Thread):
+class Worker(Working):
     """The thread that scores.
 
     Args:
@@ -43,27 +43,9 @@ class Worker(Thread):
     def __init__(
         self, configuration: Configuration, journal: Journal, spool: Spool, shelf: Shelf, done: "Event | None" = None
     ) -> None:
-        super().__init__(name="worker", daemon=True)
+        super().__init__("worker", "worker")
         self.configuration, self.journal, self.spool, self.shelf = configuration, journal, spool, shelf
-        self.wake, self._stopping = Event(), Event()
         self._done = done or Event()
-
-    def stop(self) -> None:
-        """End after the film at hand."""
-        self._stopping.set()
-        self.wake.set()
-
-    def run(self) -> None:
-        """Score until told to stop."""
-        while not self._stopping.is_set():
-            self.wake.clear()
-            try:
-                worked = self.work()
-            except Exception as error:  # noqa: BLE001  # a full disk, perhaps: the journal has the film still
-                event("worker", logging.ERROR, reason=type(error).__name__)
-                worked = False
-            if not worked:
-                self.wake.wait(_IDLE_S)
 
     def work(self) -> bool:
         """Score the next film; returns whether there was one."""

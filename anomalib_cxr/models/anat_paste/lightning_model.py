@@ -1,6 +1,5 @@
 """AnatPaste as an Anomalib module: training glue."""
 
-import logging
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
@@ -34,8 +33,6 @@ from anomalib_cxr.models.components.region_finding import find_region_masks, lis
 from anomalib_cxr.models.components.step_order import seeded
 from anomalib_cxr.models.components.step_training import Schedule
 from anomalib_cxr.models.components.training_sheets import save_training_sheets
-
-logger = logging.getLogger(__name__)
 
 #: What ``preset`` sets; an argument given by the user wins. "paper" is Sato et al.'s setting, the others are ours.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -227,12 +224,8 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         """Find the region of all training images, once."""
         super().on_fit_start()
         self._looked_at_pixels = False
-        datamodule = self.datamodule
-        if self.preset == "paper" and datamodule.train_batch_size != 64:
-            logger.warning(
-                "preset=paper trains with batch 64, the datamodule has train_batch_size=%d.",
-                datamodule.train_batch_size,
-            )
+        if self.preset == "paper":
+            self.warn_of_batch(64)
         if self.needs_region:
             self._find_region()
         save_training_sheets(self, self.region_masks, self.pasting)

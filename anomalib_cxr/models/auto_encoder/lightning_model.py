@@ -250,9 +250,8 @@ class AutoEncoder(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Ano
     def on_fit_start(self) -> None:
         """Say what is not as the preset has it."""
         super().on_fit_start()
-        size = self.datamodule.train_batch_size
-        if self.preset == "paper" and self.network_name == "conv" and size != 64:
-            logger.warning("preset=paper trains with batch 64, the datamodule has train_batch_size=%d.", size)
+        if self.preset == "paper" and self.network_name == "conv":
+            self.warn_of_batch(64)
 
     def on_stage_start(self, stage: Stage) -> None:
         """Take the statistics of the features that errors are seen by."""

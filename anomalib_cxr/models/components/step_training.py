@@ -279,6 +279,19 @@ class StepTrainingMixin(ScoringMixin):
         batches = self.trainer.fit_loop.epoch_loop.batch_progress.total.completed
         return int(batches) // self.trainer.accumulate_grad_batches
 
+    def warn_of_batch(self, published: int) -> None:
+        """Say so where the datamodule's batch is not that of ``preset: paper``, which no model can set.
+
+        Args:
+            published: Images a step.
+        """
+        if self.datamodule.train_batch_size != published:
+            logger.warning(
+                "preset=paper trains with batch %d, the datamodule has train_batch_size=%d.",
+                published,
+                self.datamodule.train_batch_size,
+            )
+
     def setup(self, stage: str) -> None:
         """Replace the datamodule's training loader by one whose order depends on the step alone."""
         super().setup(stage)

@@ -1,6 +1,5 @@
 """PoissonInterpolation as an Anomalib module: training glue."""
 
-import logging
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
@@ -24,8 +23,6 @@ from anomalib_cxr.models.components.step_order import seeded
 from anomalib_cxr.models.components.step_training import Schedule, StepTrainingMixin
 from anomalib_cxr.models.components.training_sheets import save_training_sheets
 from anomalib_cxr.models.poisson_interpolation.torch_model import PUBLISHED, PoissonInterpolationModel
-
-logger = logging.getLogger(__name__)
 
 #: What ``preset`` sets; an argument given by the user wins. "paper" is Tan et al.'s setting, "laptop" is ours.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -174,11 +171,8 @@ class PoissonInterpolation(StepTrainingMixin, AnomalibModule):  # type: ignore[m
     def on_fit_start(self) -> None:
         """Find the lungs of all training images, once, and save pictures of what is trained on."""
         super().on_fit_start()
-        batch_size = self.datamodule.train_batch_size
-        if self.preset == "paper" and batch_size != _PAPER_BATCH:
-            logger.warning(
-                "preset=paper trains with batch %d, the datamodule has train_batch_size=%d.", _PAPER_BATCH, batch_size
-            )
+        if self.preset == "paper":
+            self.warn_of_batch(_PAPER_BATCH)
         if self.pasting.segmentation:
             self.region_masks = find_region_masks(self, _region, self.num_workers)
         save_training_sheets(self, self.region_masks, self.pasting)

@@ -7,7 +7,7 @@ import pytest
 from archive import Archive
 from nodes import configuration, drawn_settings
 
-from anomalib_cxr.node import sender, worker
+from anomalib_cxr.node import working
 from anomalib_cxr.node.configuration import Configuration
 from anomalib_cxr.node.node import Node
 
@@ -16,8 +16,7 @@ from anomalib_cxr.node.node import Node
 def _haste() -> Iterator[None]:
     """Look for work more often than a node need."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sender, "_IDLE_S", 0.02)
-        patched.setattr(worker, "_IDLE_S", 0.02)
+        patched.setattr(working, "_IDLE_S", 0.02)
         yield
 
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from anomalib_cxr.models import AnatPaste, MultiResPatchSSL
+from anomalib_cxr.models.components.step_training import StepTrainingMixin
 
 
 @pytest.mark.parametrize(
@@ -20,3 +21,11 @@ def test_more_processes_than_images_are_refused_before_training(model: type, opt
     detector._trainer.world_size = 3
     with pytest.raises(ValueError, match=r"has 2 images for 3 processes, .*: train with fewer processes"):
         detector._step_loader()
+
+
+@pytest.mark.parametrize("batch", [8, 64])
+def test_a_batch_other_than_the_papers_is_said(batch: int, caplog: pytest.LogCaptureFixture) -> None:
+    detector = SimpleNamespace(datamodule=SimpleNamespace(train_batch_size=batch))
+    StepTrainingMixin.warn_of_batch(detector, 64)  # type: ignore[arg-type]
+    said = ["preset=paper trains with batch 64, the datamodule has train_batch_size=8."] if batch == 8 else []
+    assert [record.getMessage() for record in caplog.records] == said
