@@ -9,6 +9,7 @@ _ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):`(?P<short>~?)(?P<na
 _MATH = re.compile(r":math:(?=`)")
 _DIRECTIVE = re.compile(r"^(\s*)\.\. math::\n", re.M)
 _LITERAL = re.compile(r"::$", re.M)
+_EXAMPLE = re.compile(r"^\s*Example:$", re.M)
 
 
 class Roles(griffe.Extension):
@@ -21,6 +22,9 @@ class Roles(griffe.Extension):
             comment = _comment_above(obj)
             obj.docstring = griffe.Docstring(comment, lineno=obj.lineno, parent=obj) if comment else None
         if obj.docstring:
+            if _EXAMPLE.search(obj.docstring.value):
+                msg = f"{obj.path}: the section is called 'Examples:'; what stands below 'Example:' is shown as prose."
+                raise ValueError(msg)
             text = _ROLE.sub(lambda match: _link(match, obj), obj.docstring.value)
             obj.docstring.value = _LITERAL.sub(":", _DIRECTIVE.sub("", _MATH.sub("", text)))
 

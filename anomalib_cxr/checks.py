@@ -23,7 +23,7 @@ def check_choice(name: str, value: T, allowed: Any) -> T:
     Raises:
         ValueError: If it is none of them; the message lists them, and names the nearest.
 
-    Example:
+    Examples:
         >>> check_choice("lr_schedule", "cosin", ("cosine", "constant"))
         Traceback (most recent call last):
         ...

@@ -27,7 +27,7 @@ def neutral(cell: Any) -> Any:
     Returns:
         Text that begins as a formula does, and is no number, with an apostrophe before it; all else as it is.
 
-    Example:
+    Examples:
         >>> neutral("=HYPERLINK(1)"), neutral("-1.5"), neutral("a=b")
         ("'=HYPERLINK(1)", '-1.5', 'a=b')
     """
@@ -44,7 +44,7 @@ def restored(cell: str) -> str:
     Returns:
         The text that was written.
 
-    Example:
+    Examples:
         >>> restored("'=HYPERLINK(1)"), restored("'tis")
         ('=HYPERLINK(1)', "'tis")
     """
@@ -77,7 +77,7 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     Returns:
         The text; a cell with a line break of any kind in it is quoted.
 
-    Example:
+    Examples:
         >>> csv_text([["a", 0.1], ["=1,2", ""]])
         'a,0.1\n"\'=1,2",\n'
     """

@@ -82,7 +82,7 @@ def order_without_repeats(names: Sequence[Sequence[Hashable]]) -> Iterable[tuple
     Yields:
         Rank and place of each item in the order of the data set, each once, where it came first.
 
-    Example:
+    Examples:
         >>> list(order_without_repeats([["a", "c", "e"], ["b", "d", "a"]]))
         [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2)]
     """

@@ -34,7 +34,7 @@ def written_atomically(path: str | Path, *, durable: bool = False) -> Iterator[P
     Raises:
         OSError: If the folder or file cannot be written.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with written_atomically(Path(folder) / "notes.txt") as temporary:

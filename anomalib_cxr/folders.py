@@ -18,7 +18,7 @@ def without_folders(value: Any) -> Any:
     Returns:
         ``…/name`` for an absolute path; a longer text with the folders of the paths in it taken away.
 
-    Example:
+    Examples:
         >>> without_folders(["/data/chest films", "relative/films", "see /data/films/a.png or http://a.b/c/d"])
         ['…/chest films', 'relative/films', 'see …/a.png or http://a.b/c/d']
         >>> without_folders("/data/films/a.png: it cannot be read")

@@ -45,7 +45,7 @@ class RegionMasks:
         packed: Masks as bits, shape (N, ceil(H * W / 8)), uint8.
         quality: What each mask looks like.
 
-    Example:
+    Examples:
         >>> masks = RegionMasks.compute(paths, size=(256, 256))  # doctest: +SKIP
         >>> masks.lookup(batch.image_path).shape  # doctest: +SKIP
         torch.Size([32, 1, 256, 256])

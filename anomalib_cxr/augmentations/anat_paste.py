@@ -68,7 +68,7 @@ class AnatPasteAugmentation(Pasting):
     Raises:
         ValueError: If a parameter is out of range or a pair of limits is reversed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> images = torch.rand(4, 1, 64, 64)
         >>> region = torch.zeros(4, 1, 64, 64, dtype=torch.bool)

@@ -62,7 +62,7 @@ class PatchInterpolation(Pasting):
     Raises:
         ValueError: If a parameter is out of range or a pair of limits is reversed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> images = torch.rand(4, 1, 64, 64)
         >>> (pasted,) = PatchInterpolation()(images, generator=torch.Generator().manual_seed(0))

@@ -48,7 +48,7 @@ class HeatMapVisualizer(ImageVisualizer):
     Raises:
         ValueError: If an argument is out of range.
 
-    Example:
+    Examples:
         >>> from anomalib_cxr.models import AnatPaste
         >>> AnatPaste(visualizer=HeatMapVisualizer(names="hash"))  # doctest: +SKIP
     """

@@ -31,7 +31,7 @@ class MonaiIntensity(Transform):
         ValueError: If one is no such transform; ``AnatPaste`` could not tell whether it moves pixels.
         ModuleNotFoundError: If MONAI is not installed.
 
-    Example:
+    Examples:
         >>> from monai.transforms import RandAdjustContrast, RandGaussianNoise  # doctest: +SKIP
         >>> noise = RandGaussianNoise(prob=0.5, std=0.02)  # doctest: +SKIP
         >>> data = PhantomCXR(train_augmentations=MonaiIntensity([noise, RandAdjustContrast()]))  # doctest: +SKIP

@@ -122,7 +122,7 @@ def render_phantom(size: int | tuple[int, int], seed: int, index: int, lesion: s
     Raises:
         ValueError: If the size is too small, the seed or index negative, or the lesion unknown.
 
-    Example:
+    Examples:
         >>> film = render_phantom(64, seed=0, index=3, lesion="nodule")
         >>> film.image.shape, film.image.dtype, bool(film.mask.any())
         ((64, 64), dtype('float32'), True)

@@ -79,7 +79,7 @@ class PhantomCXR(RadiographDataModule):
     Raises:
         ValueError: If a size, count, kind or the seed is impossible.
 
-    Example:
+    Examples:
         >>> data = PhantomCXR(image_size=128, num_train=300, kinds=["nodule", "effusion"])  # doctest: +SKIP
         >>> data.samples.groupby(["split", "findings"]).size()  # doctest: +SKIP
     """

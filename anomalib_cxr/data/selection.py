@@ -38,7 +38,7 @@ class Selection:
         table: The rows kept so far.
         steps: One entry a filter.
 
-    Example:
+    Examples:
         >>> selection = Selection(pd.DataFrame({"label": ["normal", "abnormal"], "view": ["PA", "L"]}), "Drawn")
         >>> selection.keep(selection.table["view"] == "PA", "projection PA")
         >>> selection.describe()

@@ -61,7 +61,7 @@ class ZhangLab(TableDataModule):
         **kwargs: Subset, split and loader arguments, see :class:`TableDataModule`; ``val_ratio`` and ``test_ratio``
             have no effect.
 
-    Example:
+    Examples:
         >>> data = ZhangLab(root="datasets/zhanglab")  # doctest: +SKIP
         >>> data.samples.groupby(["split", "label"]).size()  # doctest: +SKIP
     """

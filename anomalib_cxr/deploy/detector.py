@@ -80,7 +80,7 @@ class ExportedDetector:
         ExportedModelError: If the model cannot be used; the message says why.
         ValueError: If runtime or precision is unknown, or ``batch_size`` less than 1.
 
-    Example:
+    Examples:
         >>> detector = ExportedDetector("weights/onnx/model.onnx")  # doctest: +SKIP
         >>> detector.predict([read_radiograph("chest.dcm")])[0].score  # doctest: +SKIP
         0.62

@@ -50,7 +50,7 @@ class Shard(NamedTuple):
         Raises:
             ShardError: If it names none.
 
-        Example:
+        Examples:
             >>> Shard.parse("3/8")
             Shard(number=3, parts=8)
         """

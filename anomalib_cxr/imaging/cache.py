@@ -53,7 +53,7 @@ class ImageCache:
     Raises:
         ValueError: If size or depth is not of that kind.
 
-    Example:
+    Examples:
         >>> cache = ImageCache("cache", size=256)  # doctest: +SKIP
         >>> image = cache.read("chest.png")  # decoded and stored  # doctest: +SKIP
         >>> image = cache.read("chest.png")  # loaded  # doctest: +SKIP

@@ -41,7 +41,7 @@ class Caption:
     def lines(self) -> list[str]:
         """Lines for a picture; what is unknown is left out.
 
-        Example:
+        Examples:
             >>> Caption("a/b.png", 0.7312, 0.5, True, p_value=0.02).lines()
             ['a/b.png', 'abnormal', 'score 0.731, threshold 0.500, p 0.020']
         """
@@ -63,7 +63,7 @@ def shown_name(name: str, names: Names = "path") -> str:
     Raises:
         ValueError: If ``names`` is neither.
 
-    Example:
+    Examples:
         >>> shown_name("pat1/IM1.dcm", "hash")
         '9041b50081'
     """

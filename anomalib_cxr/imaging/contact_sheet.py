@@ -38,7 +38,7 @@ def contact_sheet(
         ValueError: If there is no picture, a picture has another shape or type, the counts of pictures, masks and
             titles differ, a mask has another size than its picture, or columns or tile is less than 1.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> contact_sheet([np.zeros((32, 32)), np.ones((32, 32))], columns=2).shape
         (34, 68, 3)

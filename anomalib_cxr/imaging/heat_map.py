@@ -37,7 +37,7 @@ def smooth_heat_map(heat: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArra
     Returns:
         (H, W) float32.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> tiles = np.kron([[0.0, 1.0]], np.ones((4, 4)))
         >>> smooth_heat_map(tiles, (4, 4))[0].tolist()
@@ -95,7 +95,7 @@ def blend_heat_map(image: npt.NDArray[Any], heat: npt.NDArray[Any]) -> npt.NDArr
     Returns:
         (H, W, 3) uint8 RGB.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> blend_heat_map(np.full((1, 2), 0.5), np.array([[0.1, 0.1]])).tolist()
         [[[128, 128, 128], [128, 128, 128]]]

@@ -28,7 +28,7 @@ def lettering(lines: Sequence[str], width: int, size: int) -> npt.NDArray[np.uin
     Raises:
         ValueError: If a single letter is wider than the strip.
 
-    Example:
+    Examples:
         >>> from anomalib_cxr.imaging import lettering
         >>> one, three = lettering(["a"], 100, 14), lettering(["pat1/series1/image_0001.png"], 100, 14)
         >>> three.shape[0] - 8 == 3 * (one.shape[0] - 8)

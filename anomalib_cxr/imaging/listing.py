@@ -94,7 +94,7 @@ def list_radiographs(root: str | Path) -> FileScan:
 def is_hidden(path: PurePath) -> bool:
     """Whether a path below the root, or a folder on its way, is hidden or a Mac's folder of copies.
 
-    Example:
+    Examples:
         >>> [is_hidden(PurePath(path)) for path in ("a.png", "a/._b.png", ".a/b.png", "__MACOSX/b.png")]
         [False, True, True, True]
     """

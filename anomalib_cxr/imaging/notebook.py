@@ -21,7 +21,7 @@ def show(picture: str | os.PathLike[str] | npt.NDArray[Any], width: int = 800, q
         FileNotFoundError: If there is no such file.
         ImportError: If IPython is not installed.
 
-    Example:
+    Examples:
         >>> from anomalib_cxr.imaging import show
         >>> show("results/AnatPaste/PhantomCXR/latest/sheets/heat_maps.png")  # doctest: +SKIP
     """

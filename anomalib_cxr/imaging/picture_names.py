@@ -25,7 +25,7 @@ def name_pictures(images: Sequence[str | Path], root: str | Path | None = None) 
     Returns:
         Relative paths with forward slashes, in the order of the images.
 
-    Example:
+    Examples:
         >>> name_pictures(["data/a/1.dcm", "data/b/1.png", "data/b/1.PNG"], "data")
         ['a/1.dcm.png', 'b/1.png', 'b/1.PNG.png']
         >>> name_pictures(["data/IM.dcm", "data/im.dcm"])

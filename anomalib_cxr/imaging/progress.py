@@ -37,7 +37,7 @@ def progress(
     Yields:
         The items.
 
-    Example:
+    Examples:
         >>> list(progress([1, 2], "Counting", shown=False))
         [1, 2]
     """

@@ -75,7 +75,7 @@ def read_radiograph(path: str | os.PathLike[str], *, bits: int | None = None) ->
             support is not installed.
         ValueError: If ``bits`` is less than 1.
 
-    Example:
+    Examples:
         >>> from anomalib_cxr.imaging import read_radiograph
         >>> image = read_radiograph("chest.png", bits=12)  # doctest: +SKIP
         >>> image.dtype, image.ndim, image.min() >= 0, image.max() <= 1  # doctest: +SKIP

@@ -41,7 +41,7 @@ def outside_of_normal(p_values: npt.ArrayLike, n: int) -> npt.NDArray[np.bool_]:
     Returns:
         (m,) bool.
 
-    Example:
+    Examples:
         >>> outside_of_normal(conformal_p_values([1.0, 2.0, 3.0], [3.0, 3.1]), 3).tolist()
         [False, True]
     """

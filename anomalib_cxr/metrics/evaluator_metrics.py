@@ -126,7 +126,7 @@ class _RawScores:
 class Accuracy(_OfDecisions, AnomalibMetric, classification.BinaryAccuracy):  # type: ignore[misc]
     """Share of right decisions.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from anomalib.data import ImageBatch
         >>> from anomalib_cxr.metrics import Accuracy

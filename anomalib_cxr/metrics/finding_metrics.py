@@ -147,7 +147,7 @@ class _OfFinding:
 class FindingAUROC(_OfFinding, AUROC):  # type: ignore[misc]
     """Area under the ROC curve of a finding's images against all normal ones.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from anomalib_cxr.data import RadiographBatch
         >>> from anomalib_cxr.metrics import FindingAUROC

@@ -23,7 +23,7 @@ def _number(default: Any, low: float, high: float) -> Any:
 def is_loopback(host: str) -> bool:
     """Whether an address can be reached from this machine alone.
 
-    Example:
+    Examples:
         >>> [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "", "archive")]
         [True, True, True, False, False, False]
     """
@@ -291,7 +291,7 @@ class Retry:
     def pause(self, tries: int) -> float:
         """Seconds to wait after so many tries.
 
-        Example:
+        Examples:
             >>> [Retry().pause(tries) for tries in (1, 2, 3, 40)]
             [5.0, 10.0, 20.0, 600.0]
         """

@@ -11,7 +11,7 @@ class Stopwatch:
     Attributes:
         bounds: Upper ends of the classes in seconds.
 
-    Example:
+    Examples:
         >>> watch = Stopwatch()
         >>> with watch:
         ...     pass

@@ -116,7 +116,7 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
     Raises:
         ValueError: If an argument is out of range; the message names it.
 
-    Example:
+    Examples:
         >>> from anomalib.engine import Engine
         >>> from anomalib_cxr.data import PhantomCXR
         >>> from anomalib_cxr.models import AnatPaste

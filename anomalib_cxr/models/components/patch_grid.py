@@ -27,7 +27,7 @@ class PatchGrid:
         ValueError: If the patch is larger than the image, or if size or stride is not positive, or if the stride
             leaves gaps.
 
-    Example:
+    Examples:
         >>> grid = PatchGrid((5, 8), patch_size=2)
         >>> grid.tops, grid.lefts
         ((0, 2, 3), (0, 2, 4, 6))

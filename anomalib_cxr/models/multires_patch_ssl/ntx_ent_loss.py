@@ -33,7 +33,7 @@ class NTXentLoss(nn.Module):
     Raises:
         ValueError: If the temperature is not positive.
 
-    Example:
+    Examples:
         >>> same = torch.ones(4, 8)
         >>> NTXentLoss()(same, same).exp().round().item()  # 2n - 1
         7.0

@@ -101,7 +101,7 @@ class MultiResPatchSSLModel(nn.Module):
     Raises:
         ValueError: If an argument is out of range, or a list does not have one entry for each patch size.
 
-    Example:
+    Examples:
         >>> model = MultiResPatchSSLModel(patch_sizes=(16, 32), backbone="resnet18", encoder_size=32).eval()
         >>> images = torch.rand(6, 3, 64, 64)
         >>> with torch.no_grad():

@@ -28,7 +28,7 @@ class SimCLRViews(nn.Module):
     Raises:
         ValueError: If an area lies outside ``(0, 1]`` or the rotation is negative.
 
-    Example:
+    Examples:
         >>> views = SimCLRViews()
         >>> patches = torch.rand(4, 1, 32, 32)
         >>> first, second = views(patches, torch.Generator().manual_seed(0))

@@ -92,7 +92,7 @@ class PoissonInterpolation(StepTrainingMixin, AnomalibModule):  # type: ignore[m
     Raises:
         ValueError: If an argument is out of range; the message names it.
 
-    Example:
+    Examples:
         >>> from anomalib.engine import Engine
         >>> from anomalib_cxr.data import PhantomCXR
         >>> from anomalib_cxr.models import PoissonInterpolation

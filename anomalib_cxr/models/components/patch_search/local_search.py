@@ -64,7 +64,7 @@ class LocalSearch(DynamicBufferMixin, nn.Module):
     Raises:
         ValueError: If an argument is out of range.
 
-    Example:
+    Examples:
         >>> search = LocalSearch(patch_distance=0)
         >>> bank = torch.rand(10, 4, 4, 8)
         >>> search.fit(bank)

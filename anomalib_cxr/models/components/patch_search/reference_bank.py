@@ -37,7 +37,7 @@ class ReferenceBank(DynamicBufferMixin, nn.Module):
     Raises:
         ValueError: If an argument is out of range.
 
-    Example:
+    Examples:
         >>> bank = ReferenceBank(distance="cosine", feature_dim=4, max_references=5)
         >>> bank.fit(torch.rand(10, 3, 3, 16))
         >>> bank.search.references.shape
@@ -205,7 +205,7 @@ def expected_bytes(n_images: int, grid: tuple[int, int], dim: int, dtype: BankDt
     Raises:
         ValueError: If ``dtype`` is unknown.
 
-    Example:
+    Examples:
         >>> expected_bytes(500, (16, 16), 512) / 2**20
         251.46484375
     """

@@ -23,10 +23,11 @@ class Coded(NamedTuple):
 
 
 class VectorBottleneck(nn.Module):
-    """A code of d numbers between two layers of h units (MedIAnomaly; see :class:`ConvEncoder` for the paper).
+    """A code of d numbers between two layers of h units (MedIAnomaly).
 
     Linear, batch normalisation, ReLU, linear; and back the same way. The code has no activation. A kind of code of its
-    own overrides :meth:`code`.
+    own overrides :meth:`code`. :class:`~anomalib_cxr.models.components.reconstruction.convolutional.ConvEncoder` names
+    the paper.
 
     Args:
         channels: C of the features.
