@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-SHARED = Path(os.environ.get("CXR_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+SHARED = Path(os.environ.setdefault("CXR_SHARED", str(Path(__file__).resolve().parents[2] / "shared")))
 
 
 @pytest.fixture(scope="session")

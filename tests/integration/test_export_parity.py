@@ -220,14 +220,15 @@ def test_exported_equals_lightning(exported_or_ensemble: Exported, tmp_path: Pat
 
 def compare(expected: dict[str, np.ndarray], images: np.ndarray, onnx_path: Path, openvino_path: Path) -> None:
     for run, path in ((run_onnx, onnx_path), (run_openvino, openvino_path)):
-        for batch in (1, 8):
-            found = run(path, images, batch)
+        for batch, count in ((1, N_IMAGES // 5), (8, N_IMAGES)):
+            found = run(path, images[:count], batch)
+            reference = {name: values[:count] for name, values in expected.items()}
             for name in ("pred_score", "anomaly_map"):
-                deviation = np.abs(found[name] - expected[name]).max()
+                deviation = np.abs(found[name] - reference[name]).max()
                 print(f"{path.suffix} batch {batch} {name}: largest deviation {deviation:.1e}")
                 assert deviation < TOLERANCE, f"{name} of {path.suffix} at batch {batch}"
-            np.testing.assert_array_equal(found["pred_label"], expected["pred_label"])
-            assert (found["pred_mask"] != expected["pred_mask"]).mean() < 1e-4
+            np.testing.assert_array_equal(found["pred_label"], reference["pred_label"])
+            assert (found["pred_mask"] != reference["pred_mask"]).mean() < 1e-4
 
 
 @pytest.mark.slow
