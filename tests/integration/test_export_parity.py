@@ -183,19 +183,24 @@ def lightning_predictions(checkpoint: Path, model_class: Any, images: np.ndarray
     }
 
 
-def run_onnx(path: Path, images: np.ndarray, batch: int) -> dict[str, np.ndarray]:
+def onnx_runtime(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    parts = [session.run(None, {"input": part}) for part in _batches(images, batch)]
-    return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
+    return lambda part: dict(zip(names, session.run(None, {"input": part}), strict=True))
 
 
-def run_openvino(path: Path, images: np.ndarray, batch: int) -> dict[str, np.ndarray]:
+def openvino_runtime(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     model = openvino.Core().compile_model(str(path), "CPU", config)
-    parts = [{key.any_name: np.array(value) for key, value in model(part).items()} for part in _batches(images, batch)]
+    return lambda part: {key.any_name: np.array(value) for key, value in model(part).items()}
+
+
+def in_batches(
+    runtime: Callable[[np.ndarray], dict[str, np.ndarray]], images: np.ndarray, batch: int
+) -> dict[str, np.ndarray]:
+    parts = [runtime(part) for part in _batches(images, batch)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -219,9 +224,10 @@ def test_exported_equals_lightning(exported_or_ensemble: Exported, tmp_path: Pat
 
 
 def compare(expected: dict[str, np.ndarray], images: np.ndarray, onnx_path: Path, openvino_path: Path) -> None:
-    for run, path in ((run_onnx, onnx_path), (run_openvino, openvino_path)):
+    for make, path in ((onnx_runtime, onnx_path), (openvino_runtime, openvino_path)):
+        runtime = make(path)
         for batch, count in ((1, N_IMAGES // 5), (8, N_IMAGES)):
-            found = run(path, images[:count], batch)
+            found = in_batches(runtime, images[:count], batch)
             reference = {name: values[:count] for name, values in expected.items()}
             for name in ("pred_score", "anomaly_map"):
                 deviation = np.abs(found[name] - reference[name]).max()

@@ -22,10 +22,10 @@ def _images(data: TinyRadiographs, split: str) -> tuple[torch.Tensor, list[int]]
 
 def test_each_row_is_the_auroc_of_a_model_built_so(tmp_path: Path) -> None:
     model = MultiResPatchSSL(**SMALL).eval()
-    settings = {"distance": ["cosine", "manhattan"], "patch_distance": [0, -1], "score": ["max", "top_q"]}
+    settings = {"distance": ["cosine"], "patch_distance": [0, -1], "score": ["max", "top_q"]}
     other = {"distance": ["euclidean"]}  # the rest as in the model: d = 1, highest pixel
     table = ablate(model, TinyRadiographs(tmp_path / "tiny"), [settings, other], weights=[[0.2, 1.0]])
-    assert len(table) == 8 * 3 + 3
+    assert len(table) == 4 * 3 + 3
     table = table.fillna({"patch_distance": 1, "score": "max"}).astype({"patch_distance": int})
 
     data = TinyRadiographs(tmp_path / "tiny")

@@ -1,14 +1,14 @@
 """Drawn films: what they must be, checked on the pixels and with scikit-learn and SciPy, not with the renderer."""
 
 import hashlib
-import subprocess
-import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
+from warm_python import run_python
 
 from anomalib_cxr.data.phantom import FIELD_CM, LESIONS, render_phantom
 
@@ -34,7 +34,8 @@ def test_films_depend_on_nothing_but_their_arguments():
         "for case in reversed(CASES): print(digest(96, *case))"
     )
     folder = __file__.rpartition("/")[0]
-    there = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
+    there = run_python(["-c", code, folder], Path(folder))
+    assert there.returncode == 0, there.stderr
     assert there.stdout.split()[::-1] == here
 
 
