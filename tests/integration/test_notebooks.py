@@ -22,6 +22,7 @@ NOTEBOOKS = [
     "02_your_own_dataset",
     "03_compare_models",
     "04_padchest_multiresolution",
+    "05_from_autoencoder_to_patches",
     "06_real_films",
 ]
 #: Runs on films that are not in the repository.
@@ -83,6 +84,13 @@ SHORTER = {
         "--draws 500": "--draws 50",
     },
     "04_padchest_multiresolution": {"max_steps=20": "max_steps=2"},
+    "05_from_autoencoder_to_patches": {
+        "num_train=160": "num_train=24",
+        "val_per_class=15": "val_per_class=6",
+        "test_per_class=40": "test_per_class=10",
+        '"max_steps": 200, "steps_per_epoch": 200': '"max_steps": 2, "steps_per_epoch": 2',
+        "max_steps=45, steps_per_epoch=45": "max_steps=2, steps_per_epoch=2",
+    },
     "06_real_films": {"fraction=0.25": "fraction=0.05"},
 }
 
