@@ -30,3 +30,23 @@ def held(*modules: nn.Module) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def at_rest(*modules: nn.Module) -> Iterator[None]:
+    """Keep modules exactly as they are inside the block: :func:`held`, and in evaluation mode (ours).
+
+    Where a stage trains one player against others that have learnt before, their running statistics have to stay, too.
+
+    Args:
+        *modules: What is used, and not trained.
+    """
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    with held(*modules):
+        for part, _ in modes:
+            part.training = False
+        try:
+            yield
+        finally:
+            for part, training in modes:
+                part.training = training

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from anomalib_cxr.models.components.players import held
+from anomalib_cxr.models.components.players import at_rest, held
 
 
 class Game(nn.Module):
@@ -96,3 +96,24 @@ def test_held_modules_are_given_back_as_they_were_also_after_an_error() -> None:
     assert not any(inside)
     frozen = [name for name, parameter in game.named_parameters() if not parameter.requires_grad]
     assert frozen == ["critic.0.bias"]
+
+
+def test_players_at_rest_keep_their_statistics_and_modes_and_let_gradients_through() -> None:
+    torch.manual_seed(0)
+    player = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+    player[2].eval()  # a part that is in evaluation mode anyway
+    before = {name: value.clone() for name, value in player.state_dict().items()}
+    made = torch.randn(8, 4, requires_grad=True)
+    with at_rest(player):
+        found = player(made)
+    found.square().sum().backward()
+    with torch.no_grad():
+        assert torch.equal(found, player.eval()(made))
+    player.train()
+    player[2].eval()
+    assert made.grad is not None
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in player.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in player.state_dict().items())
+    with at_rest(player):
+        assert not any(part.training for part in player.modules())
+    assert [part.training for part in player] == [True, True, False]
