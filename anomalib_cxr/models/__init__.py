@@ -2,6 +2,7 @@
 
 from anomalib_cxr.models.anat_paste import AnatPaste
 from anomalib_cxr.models.auto_encoder import AutoEncoder
+from anomalib_cxr.models.deep_svdd import DeepSVDD
 from anomalib_cxr.models.ensemble import Ensemble
 from anomalib_cxr.models.feature_density import FeatureDensity
 from anomalib_cxr.models.feature_distillation import FeatureDistillation
@@ -11,6 +12,7 @@ from anomalib_cxr.models.poisson_interpolation import PoissonInterpolation
 __all__ = [
     "AnatPaste",
     "AutoEncoder",
+    "DeepSVDD",
     "Ensemble",
     "FeatureDensity",
     "FeatureDistillation",

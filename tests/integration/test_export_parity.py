@@ -25,6 +25,7 @@ from anomalib_cxr.deploy import ExportedDetector, read_metadata
 from anomalib_cxr.models import (
     AnatPaste,
     AutoEncoder,
+    DeepSVDD,
     Ensemble,
     FeatureDensity,
     FeatureDistillation,
@@ -44,6 +45,7 @@ MODELS: dict[str, Any] = {
         preset="best", image_size=SIDE, max_steps=5, steps_per_epoch=5, backbone="resnet10t", num_workers=0, seed=3
     ),
     "AutoEncoder": lambda: AutoEncoder(max_steps=60, steps_per_epoch=60, learning_rate=3e-3, image_size=SIDE, seed=3),
+    "DeepSVDD": lambda: DeepSVDD(image_size=SIDE, max_steps=4, steps_per_epoch=4, pretraining_steps=1, seed=3),
     "FeatureDensity": lambda: FeatureDensity(
         image_size=SIDE, cell_size=16, backbone="resnet10t", pre_trained=False, seed=3
     ),
@@ -239,6 +241,7 @@ def compare(expected: dict[str, np.ndarray], images: np.ndarray, onnx_path: Path
         "anatpaste/zhanglab_cpu.yaml",
         "anatpaste/zhanglab_best.yaml",
         "auto_encoder/zhanglab.yaml",
+        "deep_svdd/zhanglab.yaml",
         "poisson_interpolation/zhanglab.yaml",
         "multires_patch_ssl/quickstart.yaml",
         "multires_patch_ssl/zhanglab_cpu.yaml",
