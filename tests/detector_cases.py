@@ -28,6 +28,7 @@ from anomalib_cxr.models import (
     AlphaGAN,
     AnatPaste,
     AutoEncoder,
+    DeepSVDD,
     FAnoGAN,
     FeatureDistillation,
     MultiResPatchSSL,
@@ -490,6 +491,43 @@ def f_anogan_loss(network: Any, step: Step) -> Tensor:
     return loss - answers(fake, others).mean() if step.number == 1 else loss
 
 
+# --------------------------------------------------------------------------------------------------- DeepSVDD by hand
+
+
+def svdd_features(network: Any, films: Tensor, normed: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """Three blocks of convolution, normalisation, leaky ReLU and 2 × 2 maxima, of films of mean 0 and mean size 1."""
+    films = torch.stack([(one - one.mean()) / (one - one.mean()).abs().mean() for one in films])
+    hidden = (films - network.lowest) / (network.highest - network.lowest)
+    for block in (0, 4, 8):
+        hidden = F.conv2d(hidden, network.get_parameter(f"encoder.blocks.{block}.weight"), padding=2)
+        hidden = normed(hidden, block + 1)
+        hidden = torch.maximum(hidden, 0.01 * hidden)
+        hidden = hidden.unfold(2, 2, 2).unfold(3, 2, 2).amax(dim=(-1, -2))
+    return hidden
+
+
+def svdd_loss(network: Any, step: Step) -> Tensor:
+    """Mean squared distance of 128 numbers to the centre; neither scales nor shifts."""
+
+    def of_batch(hidden: Tensor, layer: int) -> Tensor:
+        centred = hidden - hidden.mean(dim=(0, 2, 3), keepdim=True)
+        return centred / (centred.square().mean(dim=(0, 2, 3), keepdim=True) + 1e-4).sqrt()
+
+    codes = svdd_features(network, step.films, of_batch).flatten(1) @ network.encoder.code.weight.T
+    return sum((code - network.centre).square().sum() for code in codes) / len(codes)
+
+
+def svdd_bank(network: Any, films: Tensor) -> dict[str, Tensor]:
+    """Mean feature map."""
+
+    def as_kept(hidden: Tensor, layer: int) -> Tensor:
+        norm = network.encoder.blocks[layer]
+        return (hidden - norm.running_mean[:, None, None]) / (norm.running_var[:, None, None] + 1e-4).sqrt()
+
+    maps = [svdd_features(network, one[None], as_kept)[0] for one in films]
+    return {"normal_map.mean": torch.stack(maps).mean(dim=0)}
+
+
 SHORT = {"image_size": SIDE, "max_steps": 4, "steps_per_epoch": 2, "seed": 3, "backbone": "resnet10t"}
 
 #: One entry for each detector that trains.
@@ -522,6 +560,15 @@ CASES = (
         rate=5e-4,
         decay=lambda weight: 0.0,
         constant=True,
+    ),
+    DetectorCase(
+        DeepSVDD,
+        {"image_size": SIDE, "max_steps": 4, "steps_per_epoch": 2, "seed": 3, "pretraining_steps": 0},
+        loss=svdd_loss,
+        rule=adam,
+        rate=1e-4,
+        decay=lambda weight: 5e-7,
+        bank=svdd_bank,
     ),
     DetectorCase(
         FeatureDistillation,

@@ -3,6 +3,7 @@
 from anomalib_cxr.models.alpha_gan import AlphaGAN
 from anomalib_cxr.models.anat_paste import AnatPaste
 from anomalib_cxr.models.auto_encoder import AutoEncoder
+from anomalib_cxr.models.deep_svdd import DeepSVDD
 from anomalib_cxr.models.ensemble import Ensemble
 from anomalib_cxr.models.f_anogan import FAnoGAN
 from anomalib_cxr.models.feature_density import FeatureDensity
@@ -14,6 +15,7 @@ __all__ = [
     "AlphaGAN",
     "AnatPaste",
     "AutoEncoder",
+    "DeepSVDD",
     "Ensemble",
     "FAnoGAN",
     "FeatureDensity",

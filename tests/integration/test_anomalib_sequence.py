@@ -23,6 +23,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "anat_paste": {"max_steps": 2, "steps_per_epoch": 2, "backbone": "resnet10t"},
     "auto_encoder": {"max_steps": 2, "steps_per_epoch": 2, "hidden_size": 32},
     "fano_gan": {"max_steps": 2, "steps_per_epoch": 2, "width": 4},
+    "deep_svdd": {"max_steps": 2, "steps_per_epoch": 1, "image_size": 32},
     "feature_density": {"image_size": 64, "cell_size": 16, "backbone": "resnet10t", "pre_trained": False},
     "feature_distillation": {
         "max_steps": 2,

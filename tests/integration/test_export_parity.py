@@ -26,6 +26,7 @@ from anomalib_cxr.models import (
     AlphaGAN,
     AnatPaste,
     AutoEncoder,
+    DeepSVDD,
     Ensemble,
     FAnoGAN,
     FeatureDensity,
@@ -48,6 +49,7 @@ MODELS: dict[str, Any] = {
     ),
     "AutoEncoder": lambda: AutoEncoder(max_steps=60, steps_per_epoch=60, learning_rate=3e-3, image_size=SIDE, seed=3),
     "FAnoGAN": lambda: FAnoGAN(max_steps=30, steps_per_epoch=30, width=4, image_size=SIDE, patch_size=32, seed=3),
+    "DeepSVDD": lambda: DeepSVDD(image_size=SIDE, max_steps=4, steps_per_epoch=4, pretraining_steps=1, seed=3),
     "FeatureDensity": lambda: FeatureDensity(
         image_size=SIDE, cell_size=16, backbone="resnet10t", pre_trained=False, seed=3
     ),
@@ -250,6 +252,7 @@ def compare(expected: dict[str, np.ndarray], images: np.ndarray, onnx_path: Path
         "anatpaste/zhanglab_cpu.yaml",
         "anatpaste/zhanglab_best.yaml",
         "auto_encoder/zhanglab.yaml",
+        "deep_svdd/zhanglab.yaml",
         "poisson_interpolation/zhanglab.yaml",
         "multires_patch_ssl/quickstart.yaml",
         "multires_patch_ssl/zhanglab_cpu.yaml",

@@ -1,5 +1,6 @@
 """A bank of normal images, rebuilt before every validation, that a detector scores against."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from anomalib_cxr.distributed import gather_in_order
+from anomalib_cxr.models.components.step_order import seeded
 from anomalib_cxr.models.components.step_training import StepTrainingMixin
 
 
@@ -70,15 +72,25 @@ class BankMixin(StepTrainingMixin):
 
     def rebuild_bank(self) -> None:
         """Build the bank with the present weights, in evaluation mode, each process its share."""
+        self.over_normal_films(self.build_bank)
+        self._bank_step = self.steps_trained
+
+    def over_normal_films(self, look: Callable[[DataLoader], None]) -> None:
+        """Look at the training images with the present weights, in evaluation mode; random numbers stay as they were.
+
+        What a stage begins with (:meth:`on_stage_start`) is learnt here, as banks are.
+
+        Args:
+            look: Is given :meth:`normal_films`.
+        """
         loader = self.normal_films()
         self._agree_on_statistics()
         training = self.training
         self.eval()
         # Validation runs in inference mode, whose tensors could not be updated in place by a later load_state_dict.
-        with torch.inference_mode(mode=False), torch.no_grad():
-            self.build_bank(loader)
+        with torch.inference_mode(mode=False), torch.no_grad(), seeded(self.seed):  # a loader draws its workers' seed
+            look(loader)
         self.train(training)
-        self._bank_step = self.steps_trained
 
     def normal_films(self) -> DataLoader:
         """This process's share of the training images, un-augmented: what :meth:`build_bank` is given."""
@@ -101,6 +113,21 @@ class BankMixin(StepTrainingMixin):
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                 for buffer in module.buffers():
                     torch.distributed.broadcast(buffer, src=0)
+
+    def mean_over_films(self, batches: Iterable[Tensor]) -> Tensor:
+        """Mean of something over the training images of all processes, which are never held together.
+
+        Args:
+            batches: (B, …) of this process's share, batch by batch.
+
+        Returns:
+            (…), the same on every process.
+        """
+        total, films = torch.zeros((), device=self.device), 0
+        for batch in batches:
+            total, films = total + batch.sum(dim=0), films + len(batch)
+        every = self.gather_references(torch.tensor([films], device=self.device))
+        return self.gather_references(total[None]).sum(dim=0) / every.sum()
 
     def gather_references(self, references: Tensor) -> Tensor:
         """Join the processes' shares of per-image rows into the order of the data set.
