@@ -14,6 +14,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from anomalib_cxr import models
+from anomalib_cxr.models.components.step_order import StepDataset, mix_seed
 from anomalib_cxr.models.components.step_training import StepTrainingMixin
 
 STEPS = 4
@@ -132,7 +133,10 @@ def test_each_pass_trains_on_each_normal_film_once_as_its_file_has_it(fitted: Fi
     assert len(fitted.steps) == STEPS
     samples = fitted.data.train_data.samples
     assert set(samples["label"]) == {"normal"}
-    for step in fitted.steps:
+    order = StepDataset(fitted.data.train_data, mix_seed(fitted.model.seed, 1))
+    for number, step in enumerate(fitted.steps):
+        # A validation begins no order anew.
+        assert step.paths == [order[3 * number + position].image_path for position in range(3)]
         assert sorted(step.paths) == sorted(samples["image_path"])
         torch.testing.assert_close(step.images, films_of(step.paths).expand_as(step.images))
     assert len({tuple(step.paths) for step in fitted.steps}) > 1
