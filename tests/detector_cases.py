@@ -32,9 +32,11 @@ from anomalib_cxr.models import (
     FAnoGAN,
     FeatureDistillation,
     MultiResPatchSSL,
+    PatchSVDD,
     PoissonInterpolation,
 )
 from anomalib_cxr.models.multires_patch_ssl.views import SimCLRViews
+from anomalib_cxr.models.patch_svdd.tasks import draw_neighbours, draw_shifted
 
 SIDE = 64
 
@@ -528,6 +530,58 @@ def svdd_bank(network: Any, films: Tensor) -> dict[str, Tensor]:
     return {"normal_map.mean": torch.stack(maps).mean(dim=0)}
 
 
+# -------------------------------------------------------------------------------------------------- PatchSVDD by hand
+
+
+def small_code(network: Any, patch: Tensor) -> Tensor:
+    """64 numbers of 32² pixels: eight convolutions 3 × 3, the first one of stride 2, none of which pads."""
+    hidden = patch[None]
+    for layer in range(8):
+        weight, bias = (network.get_parameter(f"encoders.small.{2 * layer}.{name}") for name in ("weight", "bias"))
+        hidden = F.conv2d(hidden, weight, bias, stride=1 if layer else 2)
+        hidden = torch.tanh(hidden) if layer == 7 else torch.maximum(hidden, 0.1 * hidden)
+    return hidden[0, :, 0, 0]
+
+
+def patch_svdd_loss(network: Any, step: Step) -> Tensor:
+    """Cross-entropy of eight directions from the difference of two codes, and distance of nearly the same patches."""
+
+    def code(number: int, corner: Tensor, brightness: float | Tensor = 0.0, noise: float | Tensor = 0.0) -> Tensor:
+        top, left = corner.tolist()
+        patch = (step.films[number] - network.mean_image)[:, top : top + 32, left : left + 32]
+        return small_code(network, patch + 0.02 * (brightness + noise))
+
+    count = len(step.films)
+    first, second, labels = draw_neighbours(count, 32, (SIDE, SIDE), step.generator)
+    brightness = torch.randn(2 * count, 1, 1, 1, generator=step.generator)
+    noise = torch.randn(2 * count, 1, 32, 32, generator=step.generator)
+    losses = []
+    for i in range(count):
+        j = i + count
+        hidden = code(i, first[i], brightness[i], noise[i]) - code(i, second[i], brightness[j], noise[j])
+        for layer in (0, 2, 4):
+            weight, bias = (network.get_parameter(f"classifiers.0.{layer}.{name}") for name in ("weight", "bias"))
+            hidden = weight @ hidden + bias
+            hidden = torch.maximum(hidden, 0.1 * hidden) if layer < 4 else hidden
+        losses.append(hidden.exp().sum().log() - hidden[labels[i]])
+    first, second, _ = draw_shifted(count, 32, (SIDE, SIDE), step.generator)
+    apart = [i for i in range(count) if first[i].tolist() != second[i].tolist()]  # the same patch has the same code
+    losses += [0.5 * (code(i, first[i]) - code(i, second[i])).square().sum().sqrt() for i in apart]
+    return torch.stack(losses).sum() / count
+
+
+def patch_svdd_bank(network: Any, films: Tensor) -> dict[str, Tensor]:
+    """Code of each patch at its row, column and film, and the mean film."""
+    places = range(0, SIDE - 31, 16)
+    codes = [
+        torch.stack([small_code(network, (one - films.mean(dim=0))[:, y : y + 32, x : x + 32]) for one in films])
+        for y in places
+        for x in places
+    ]
+    references = torch.stack(codes).unflatten(0, (len(places), len(places)))
+    return {"mean_image": films.mean(dim=0), "banks.0.search.references": references}
+
+
 SHORT = {"image_size": SIDE, "max_steps": 4, "steps_per_epoch": 2, "seed": 3, "backbone": "resnet10t"}
 
 #: One entry for each detector that trains.
@@ -600,6 +654,23 @@ CASES = (
         rule=adamw,  # without decay it is Adam
         rate=1e-3,
         decay=lambda weight: 0.0,
+    ),
+    DetectorCase(
+        PatchSVDD,
+        {
+            "image_size": SIDE,
+            "max_steps": 4,
+            "steps_per_epoch": 2,
+            "seed": 3,
+            "patch_sizes": (32,),
+            "width": 4,
+            "svdd_weight": 0.5,
+        },
+        loss=patch_svdd_loss,
+        rule=adamw,  # Adam, where nothing decays
+        rate=1e-3,
+        decay=lambda weight: 0.0,
+        bank=patch_svdd_bank,
     ),
     DetectorCase(
         PoissonInterpolation,

@@ -9,6 +9,7 @@ from anomalib_cxr.models.f_anogan import FAnoGAN
 from anomalib_cxr.models.feature_density import FeatureDensity
 from anomalib_cxr.models.feature_distillation import FeatureDistillation
 from anomalib_cxr.models.multires_patch_ssl import MultiResPatchSSL
+from anomalib_cxr.models.patch_svdd import PatchSVDD
 from anomalib_cxr.models.poisson_interpolation import PoissonInterpolation
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "FeatureDensity",
     "FeatureDistillation",
     "MultiResPatchSSL",
+    "PatchSVDD",
     "PoissonInterpolation",
 ]

@@ -41,6 +41,7 @@ SHORT: dict[str, dict[str, Any]] = {
         "feature_dim": 8,
         "shared_encoder": True,
     },
+    "patch_svdd": {"max_steps": 2, "steps_per_epoch": 2, "image_size": 64, "patch_sizes": (32,), "width": 4},
     "poisson_interpolation": {"max_steps": 2, "steps_per_epoch": 2, "image_size": 64, "backbone": "resnet10t"},
 }
 

@@ -32,6 +32,7 @@ from anomalib_cxr.models import (
     FeatureDensity,
     FeatureDistillation,
     MultiResPatchSSL,
+    PatchSVDD,
     PoissonInterpolation,
 )
 from anomalib_cxr.models.components.post_processor import RankPreservingPostProcessor
@@ -72,6 +73,7 @@ MODELS: dict[str, Any] = {
         steps_per_epoch=2,
         seed=3,
     ),
+    "PatchSVDD": lambda: PatchSVDD(image_size=SIDE, patch_sizes=(32,), width=4, max_steps=2, seed=3),
     "PoissonInterpolation": lambda: PoissonInterpolation(
         image_size=SIDE, max_steps=20, steps_per_epoch=20, backbone="resnet10t", num_workers=0, seed=3
     ),
@@ -253,6 +255,7 @@ def compare(expected: dict[str, np.ndarray], images: np.ndarray, onnx_path: Path
         "anatpaste/zhanglab_best.yaml",
         "auto_encoder/zhanglab.yaml",
         "deep_svdd/zhanglab.yaml",
+        "patch_svdd/zhanglab.yaml",
         "poisson_interpolation/zhanglab.yaml",
         "multires_patch_ssl/quickstart.yaml",
         "multires_patch_ssl/zhanglab_cpu.yaml",

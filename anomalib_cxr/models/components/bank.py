@@ -78,7 +78,7 @@ class BankMixin(StepTrainingMixin):
     def over_normal_films(self, look: Callable[[DataLoader], None]) -> None:
         """Look at the training images with the present weights, in evaluation mode; random numbers stay as they were.
 
-        What a stage begins with (:meth:`on_stage_start`) is learnt here, as banks are.
+        What a stage begins with, in ``on_stage_start``, is learnt here, as banks are.
 
         Args:
             look: Is given :meth:`normal_films`.
