@@ -39,6 +39,7 @@ SHORT: dict[str, dict[str, Any]] = {
         "shared_encoder": True,
     },
     "poisson_interpolation": {"max_steps": 2, "steps_per_epoch": 2, "image_size": 64, "backbone": "resnet10t"},
+    "squid": {"max_steps": 2, "steps_per_epoch": 2, "image_size": 64, "width": 2, "slots": 8},
 }
 
 

@@ -23,6 +23,7 @@ import anomalib_cxr.models
 from anomalib_cxr.data import RadiographDataModule
 from anomalib_cxr.deploy import ExportedDetector, read_metadata
 from anomalib_cxr.models import (
+    SQUID,
     AnatPaste,
     AutoEncoder,
     Ensemble,
@@ -69,6 +70,7 @@ MODELS: dict[str, Any] = {
     "PoissonInterpolation": lambda: PoissonInterpolation(
         image_size=SIDE, max_steps=20, steps_per_epoch=20, backbone="resnet10t", num_workers=0, seed=3
     ),
+    "SQUID": lambda: SQUID(image_size=SIDE, width=2, slots=20, max_steps=20, steps_per_epoch=20, seed=3),
     "frozen": lambda: MultiResPatchSSL(
         preset="best", backbone="resnet10t", pre_trained=False, image_size=SIDE, patch_sizes=(16,), seed=3
     ),
