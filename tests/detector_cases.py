@@ -506,7 +506,7 @@ CASES = (
     DetectorCase(
         SQUID,
         {"image_size": SIDE, "max_steps": 4, "steps_per_epoch": 2, "seed": 3, "width": 2, "slots": 8}
-        | {"learning_rate": 1e-3, "weight_decay": 0.02},
+        | {"learning_rate": 1e-3, "discriminator_learning_rate": 1e-3, "weight_decay": 0.02},
         loss=squid_loss,
         rule=squid_adam,
         rate=1e-3,

@@ -65,7 +65,8 @@ class InPainting(nn.Module):
         reduced = self.reduce(bottom)
         features = reduced.reshape(-1, self.grid**2, reduced[0].numel())
         made = self.made(features, self.queue(features)).reshape(reduced.shape)
-        code = self.place_code.repeat(len(features), 1)[:, :, None, None].expand(-1, -1, *reduced.shape[2:])
+        code = self.place_code.expand(*features.shape[:2], -1).flatten(0, 1)[:, :, None, None]
+        code = code.expand(-1, -1, *reduced.shape[2:])
         restored = self.restore(torch.cat([made, code.to(made)], dim=1))
         return masked_shortcut(bottom, restored, self.shortcut, generator), features
 

@@ -24,10 +24,12 @@ from anomalib_cxr.models.squid.torch_model import SQUIDModel, grey
 #: What ``preset`` sets; an argument given by the user wins. "paper" is Xiang et al.'s setting, "laptop" is ours.
 PRESETS: dict[str, dict[str, Any]] = {
     "laptop": {
-        "image_size": 64, "width": 16, "learning_rate": 1e-3, "max_steps": 300, "steps_per_epoch": 100,
+        "image_size": 64, "width": 8, "learning_rate": 3e-3, "discriminator_learning_rate": 1e-4,
+        "max_steps": 400, "steps_per_epoch": 100,
     },
     "paper": {
-        "image_size": 128, "width": 32, "learning_rate": 1e-4, "max_steps": 15_600, "steps_per_epoch": 780,
+        "image_size": 128, "width": 32, "learning_rate": 1e-4, "discriminator_learning_rate": 1e-4,
+        "max_steps": 15_600, "steps_per_epoch": 780,
     },
 }  # fmt: skip
 #: What the published Adam has besides.
@@ -68,7 +70,8 @@ class SQUID(StepTrainingMixin, AnomalibModule):  # type: ignore[misc]  # as in A
             made to divide.
         optimizer: Any optimiser name of timm. The published one is Adam, whose first moment of 0.5 and ε of 1e-7 go
             with ``"adam"`` alone.
-        learning_rate: Peak learning rate.
+        learning_rate: Peak learning rate of what makes films.
+        discriminator_learning_rate: That of the discriminator.
         weight_decay: Weight decay of what makes films; the discriminator has none, as published.
         lr_schedule: ``"cosine"``, of which the training covers two thirds, above a floor of a tenth (published: a
             period of 300 epochs, of which 200 are run), or ``"constant"``.
@@ -102,6 +105,7 @@ class SQUID(StepTrainingMixin, AnomalibModule):  # type: ignore[misc]  # as in A
         steps_per_epoch: int | None = None,
         optimizer: str = "adam",
         learning_rate: float | None = None,
+        discriminator_learning_rate: float | None = None,
         weight_decay: float = 1e-5,
         lr_schedule: Schedule = "cosine",
         checkpoint: Checkpoint = "best",
@@ -113,13 +117,23 @@ class SQUID(StepTrainingMixin, AnomalibModule):  # type: ignore[misc]  # as in A
         visualizer: Visualizer | bool = True,
     ) -> None:
         resolved = resolve_preset(
-            PRESETS, preset, image_size=image_size, width=width, learning_rate=learning_rate, max_steps=max_steps
+            PRESETS,
+            preset,
+            image_size=image_size,
+            width=width,
+            learning_rate=learning_rate,
+            discriminator_learning_rate=discriminator_learning_rate,
+            max_steps=max_steps,
         )
+        if not resolved.discriminator_learning_rate > 0:
+            msg = f"discriminator_learning_rate must be positive, not {resolved.discriminator_learning_rate}."
+            raise ValueError(msg)
         side = resolved.image_size
         if pre_processor is True:
             pre_processor = self.configure_pre_processor((side, side))
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
         self.preset = preset
+        self.discriminator_learning_rate = resolved.discriminator_learning_rate
         self.shift = check_number("shift", shift, high=0.5)
         self.scale = check_number("scale", scale, high=0.5)
         self.set_up_training(
@@ -141,7 +155,11 @@ class SQUID(StepTrainingMixin, AnomalibModule):  # type: ignore[misc]  # as in A
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What makes films, with weight decay, and the discriminator, without and with Adam's own ε."""
-        judges: dict[str, Any] = {"params": list(self.model.discriminator.parameters()), "weight_decay": 0.0}
+        judges: dict[str, Any] = {
+            "params": list(self.model.discriminator.parameters()),
+            "lr": self.discriminator_learning_rate,
+            "weight_decay": 0.0,
+        }
         if self.optimizer_name == "adam":
             judges["eps"] = 1e-8
         return [{"params": list(self.model.generator.parameters())}, judges]

@@ -153,6 +153,14 @@ def test_the_paper_preset_is_xiangs() -> None:
     assert [(memory.top, memory.shortcut) for memory in model.model.student.memories] == [(5, 0.05)] * 2
 
 
+def test_the_discriminator_has_a_rate_of_its_own() -> None:
+    model = SQUID(**TINY, learning_rate=1e-2, discriminator_learning_rate=1e-5)
+    makes, judges = model.configure_optimizers()["optimizer"].param_groups
+    assert (makes["initial_lr"], judges["initial_lr"]) == (1e-2, 1e-5)
+    assert judges["params"] == list(model.model.discriminator.parameters())
+    assert len(makes["params"]) + len(judges["params"]) == len(list(model.parameters()))
+
+
 def test_faults_name_themselves() -> None:
     for arguments, message in (
         ({"image_size": 100}, "image_size must be a multiple of 32 for grid=2, not 100: take 96"),
@@ -165,6 +173,7 @@ def test_faults_name_themselves() -> None:
         ({"shortcut": 1.0}, r"shortcut must lie in \[0, 1\)"),
         ({"shift": 0.6}, "shift must lie within"),
         ({"scale": -0.1}, "scale must lie within"),
+        ({"discriminator_learning_rate": 0.0}, "discriminator_learning_rate must be positive"),
         ({"preset": "best"}, "preset must be one of 'laptop', 'paper'"),
         ({"max_steps": 0}, "max_steps must be at least 1"),
         ({"lr_schedule": "linear"}, "lr_schedule must be one of"),
