@@ -8,6 +8,7 @@ loops over their definitions, optimisers are formulas in float64.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +27,10 @@ from anomalib_cxr.augmentations.position import shift_and_scale
 from anomalib_cxr.data import RadiographDataModule
 from anomalib_cxr.models import (
     SQUID,
+    AlphaGAN,
     AnatPaste,
     AutoEncoder,
+    FAnoGAN,
     FeatureDistillation,
     MultiResPatchSSL,
     PoissonInterpolation,
@@ -72,7 +75,7 @@ def film(path: str | Path) -> Tensor:
 
 
 class Step(NamedTuple):
-    """What a training step is made from: (B, 1, H, W) films in [0, 1], their files, its generator, steps before it."""
+    """What a training step is made from: (B, 1, H, W) films in [0, 1], their files, its generator, and its number."""
 
     films: Tensor
     paths: list[str]
@@ -92,11 +95,13 @@ class DetectorCase:
     Attributes:
         detector: Its class.
         arguments: Of its constructor, for four steps of 64² films, validated every second.
-        loss: Loss of a step by the network as it was before (``model.model``).
+        loss: Loss of a step by the network as it was before (``model.model``). A parameter that it does not depend on
+            rests in that step.
         rule: New weight from weight, gradient, the optimiser's memory, rate and decay; float64.
         rate: Learning rate at its highest.
         decay: Weight decay of a parameter, by its value.
         warmup: Steps of linear warm-up.
+        constant: Whether the rate stays from there on, or falls to 0 as half a cosine.
         bank: Where scores are made against a bank: what the network in evaluation mode makes of the training films
             in the order of the data set, by the names of ``model.model``'s buffers.
         frozen: The module of ``model.model`` that stays as it is, by its name; empty where all is trained.
@@ -111,6 +116,7 @@ class DetectorCase:
     rate: float
     decay: Callable[[Tensor], float]
     warmup: int = 0
+    constant: bool = False
     bank: Bank | None = None
     frozen: str = ""
     undecayed: str = ""
@@ -153,14 +159,23 @@ def lars(weight: Tensor, gradient: Tensor, memory: dict[str, Tensor], rate: floa
     return weight - rate * velocity
 
 
-def adamw(weight: Tensor, gradient: Tensor, memory: dict[str, Tensor], rate: float, decay: float) -> Tensor:
-    """Loshchilov and Hutter 2019, Algorithm 2, with Adam's own constants."""
+def adamw(
+    weight: Tensor,
+    gradient: Tensor,
+    memory: dict[str, Tensor],
+    rate: float,
+    decay: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    epsilon: float = 1e-8,
+) -> Tensor:
+    """Loshchilov and Hutter 2019, Algorithm 2, with Adam's own constants where no others are given."""
+    first, second = betas
     memory["steps"] = memory.get("steps", torch.zeros(())) + 1
-    memory["mean"] = 0.9 * memory.get("mean", torch.zeros_like(weight)) + 0.1 * gradient
-    memory["square"] = 0.999 * memory.get("square", torch.zeros_like(weight)) + 0.001 * gradient**2
-    mean = memory["mean"] / (1 - 0.9 ** memory["steps"])
-    square = memory["square"] / (1 - 0.999 ** memory["steps"])
-    return weight - rate * (mean / (square.sqrt() + 1e-8) + decay * weight)
+    memory["mean"] = first * memory.get("mean", torch.zeros_like(weight)) + (1 - first) * gradient
+    memory["square"] = second * memory.get("square", torch.zeros_like(weight)) + (1 - second) * gradient**2
+    mean = memory["mean"] / (1 - first ** memory["steps"])
+    square = memory["square"] / (1 - second ** memory["steps"])
+    return weight - rate * (mean / (square.sqrt() + epsilon) + decay * weight)
 
 
 def adam(weight: Tensor, gradient: Tensor, memory: dict[str, Tensor], rate: float, decay: float) -> Tensor:
@@ -301,10 +316,16 @@ def auto_encoder_loss(network: Any, step: Step) -> Tensor:
 # ---------------------------------------------------------------------------------------- PoissonInterpolation by hand
 
 
-def batch_norm(maps: Tensor, weights: Mapping[str, Tensor], name: str) -> Tensor:
-    """Ioffe and Szegedy 2015, Algorithm 1, over films and places."""
-    centred = maps - maps.mean(dim=(0, 2, 3), keepdim=True)
-    unit = centred / (centred.square().mean(dim=(0, 2, 3), keepdim=True) + 1e-5).sqrt()
+def batch_norm(
+    maps: Tensor, weights: Mapping[str, Tensor], name: str, kept: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    """Ioffe and Szegedy 2015, Algorithm 1, over films and places, or by kept statistics."""
+    if kept is None:
+        centred = maps - maps.mean(dim=(0, 2, 3), keepdim=True)
+        unit = centred / (centred.square().mean(dim=(0, 2, 3), keepdim=True) + 1e-5).sqrt()
+    else:
+        mean, variance = (kept[f"{name}.running_{what}"][:, None, None] for what in ("mean", "var"))
+        unit = (maps - mean) / (variance + 1e-5).sqrt()
     return unit * weights[f"{name}.weight"].view(-1, 1, 1) + weights[f"{name}.bias"].view(-1, 1, 1)
 
 
@@ -388,13 +409,8 @@ def squid_loss(network: Any, step: Step) -> Tensor:
 
 def squid_adam(weight: Tensor, gradient: Tensor, memory: dict[str, Tensor], rate: float, decay: float) -> Tensor:
     """Adam with a first moment of 0.5; its ε is 1e-7 where there is decay, and Adam's own elsewhere."""
-    gradient = gradient + decay * weight
-    memory["steps"] = memory.get("steps", torch.zeros(())) + 1
-    memory["mean"] = 0.5 * memory.get("mean", torch.zeros_like(weight)) + 0.5 * gradient
-    memory["square"] = 0.999 * memory.get("square", torch.zeros_like(weight)) + 0.001 * gradient**2
-    mean = memory["mean"] / (1 - 0.5 ** memory["steps"])
-    square = memory["square"] / (1 - 0.999 ** memory["steps"])
-    return weight - rate * mean / (square.sqrt() + (1e-7 if decay else 1e-8))
+    epsilon = 1e-7 if decay else 1e-8
+    return adamw(weight, gradient + decay * weight, memory, rate, 0.0, betas=(0.5, 0.999), epsilon=epsilon)
 
 
 # --------------------------------------------------------------------------------------------------------- toy by hand
@@ -451,10 +467,119 @@ def distillation_loss(network: Any, step: Step) -> Tensor:
     return torch.stack(losses).sum() / len(step.films)
 
 
+# --------------------------------------------------------------------------------------------------- AlphaGAN by hand
+
+
+def coded(images: Tensor, weights: Mapping[str, Tensor], coder: str = "encoder") -> Tensor:
+    """Codes of images: four convolutions, normalised over the batch, and a linear layer."""
+    for layer in (0, 3, 6, 9):
+        images = F.conv2d(images, weights[f"{coder}.0.{layer}.weight"], stride=2, padding=1)
+        images = batch_norm(images, weights, f"{coder}.0.{layer + 1}").clamp(min=0)
+    return images.flatten(1) @ weights[f"{coder}.2.weight"].T + weights[f"{coder}.2.bias"]
+
+
+def tanh(values: Tensor) -> Tensor:
+    return 1 - 2 / (1 + (2 * values).exp())
+
+
+def generated(
+    codes: Tensor, weights: Mapping[str, Tensor], side: int = SIDE, kept: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    """Images of codes: a linear layer and four transposed convolutions, normalised; tanh."""
+    hidden = (codes @ weights["generator.0.weight"].T).reshape(len(codes), -1, side // 16, side // 16)
+    hidden = batch_norm(hidden, weights, "generator.2", kept).clamp(min=0)
+    for layer in (0, 3, 6, 9):
+        hidden = F.conv_transpose2d(hidden, weights[f"generator.4.{layer}.weight"], stride=2, padding=1)
+        if layer < 9:
+            hidden = batch_norm(hidden, weights, f"generator.4.{layer + 1}", kept).clamp(min=0)
+    return tanh(hidden)
+
+
+def seen(images: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    """What a critic makes of images, flat: four convolutions, all but the first normalised image by image, leaky."""
+    for layer in (0, 2, 5, 8):
+        weight, bias = (weights[f"critic.convolutions.{layer}.{name}"] for name in ("weight", "bias"))
+        images = F.conv2d(images, weight, bias, stride=2, padding=1)
+        if layer:
+            scale, shift = (weights[f"critic.convolutions.{layer + 1}.{name}"] for name in ("weight", "bias"))
+            unit = [(one - one.mean()) / (one.var(correction=0) + 1e-5).sqrt() for one in images]
+            images = torch.stack(unit) * scale[:, None, None] + shift[:, None, None]
+        images = torch.maximum(images, 0.2 * images)
+    return images.flatten(1)
+
+
+def alpha_gan_loss(network: Any, step: Step) -> Tensor:
+    """Rosca et al. 2017, Algorithm 1, with the code critic's terms the right way round; critics every second step."""
+    films, weights = 2 * step.films - 1, dict(network.named_parameters())
+    others = {name: weight.detach() for name, weight in weights.items()}
+
+    def real_image(images: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+        answers = seen(images, weights) @ weights["critic.answer.weight"].T + weights["critic.answer.bias"]
+        return 1 / (1 + (-answers).exp())
+
+    def real_code(hidden: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+        for layer in (0, 2, 4):
+            hidden = hidden @ weights[f"code_critic.{layer}.weight"].T + weights[f"code_critic.{layer}.bias"]
+            hidden = torch.maximum(hidden, 0.2 * hidden) if layer < 4 else hidden
+        return 1 / (1 + (-hidden).exp())
+
+    codes = coded(films, weights)
+    drawn = torch.randn(codes.shape, generator=step.generator)
+    made = generated(torch.cat([codes, drawn]), weights)
+    loss = 10 * (films - made[: len(films)]).abs().mean()
+    loss = loss - real_image(made, others).log().mean() - real_code(codes, others).log().mean()
+    if step.number % 2:
+        loss = loss - real_image(films, weights).log().mean() - (1 - real_image(made.detach(), weights)).log().mean()
+        loss = loss - real_code(drawn, weights).log().mean() - (1 - real_code(codes.detach(), weights)).log().mean()
+    return loss
+
+
+# ---------------------------------------------------------------------------------------------------- FAnoGAN by hand
+
+
+def f_anogan_loss(network: Any, step: Step) -> Tensor:
+    """Three steps of the critic, in the second of which the generator learns, too; then the encoder; on patches."""
+    side, weights = 32, dict(network.named_parameters())
+    others = {name: weight.detach() for name, weight in weights.items()}
+    places = [torch.randint(SIDE - side + 1, (), generator=step.generator).item() for _ in range(2 * len(step.films))]
+    real = torch.stack(
+        [
+            2 * one[:, top : top + side, left : left + side] - 1
+            for one, top, left in zip(step.films, places[::2], places[1::2], strict=True)
+        ]
+    )
+    if step.number == 3:
+        kept = dict(network.named_buffers())
+        made = generated(tanh(coded(real, weights, "encoder.0")), others, side, kept)
+        features = seen(real, others) - seen(made, others)
+        return (real - made).square().mean() + 5 * features.square().mean()
+
+    def answers(images: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+        return seen(images, weights) @ weights["critic.answer.weight"].T + weights["critic.answer.bias"]
+
+    fake = generated(torch.randn(len(real), 32, generator=step.generator), weights, side)
+    shares = torch.rand(len(real), 1, 1, 1, generator=step.generator)
+    between = (shares * real + (1 - shares) * fake).detach().requires_grad_()
+    (slopes,) = torch.autograd.grad(answers(between, weights).sum(), between, create_graph=True)
+    steepness = torch.stack([slope.square().sum().sqrt() for slope in slopes])
+    loss = answers(fake.detach(), weights).mean() - answers(real, weights).mean()
+    loss = loss + 10 * (steepness - 1).square().mean()
+    return loss - answers(fake, others).mean() if step.number == 1 else loss
+
+
 SHORT = {"image_size": SIDE, "max_steps": 4, "steps_per_epoch": 2, "seed": 3, "backbone": "resnet10t"}
 
 #: One entry for each detector that trains.
 CASES = (
+    DetectorCase(
+        AlphaGAN,
+        {"image_size": SIDE, "width": 4, "latent_size": 8, "code_hidden": 16}
+        | {"max_steps": 4, "steps_per_epoch": 2, "seed": 3},
+        loss=alpha_gan_loss,
+        rule=partial(adamw, betas=(0.5, 0.9)),  # without decay it is Adam
+        rate=8e-4,
+        decay=lambda weight: 0.0,
+    ),
     DetectorCase(
         AnatPaste,
         SHORT | {"num_workers": 0, "optimizer": "momentum", "checkpoint": "last", "fine_map": False},
@@ -463,6 +588,17 @@ CASES = (
         rate=0.03,
         decay=lambda weight: 3e-5,
         bank=anat_paste_bank,
+    ),
+    DetectorCase(
+        FAnoGAN,
+        {"image_size": SIDE, "patch_size": 32, "width": 8, "latent_size": 32, "kappa": 5.0, "critic_steps": 2}
+        | {"learning_rate": 5e-4, "encoder_learning_rate": 5e-4}
+        | {"max_steps": 4, "gan_steps": 3, "steps_per_epoch": 2, "seed": 3},
+        loss=f_anogan_loss,
+        rule=partial(adamw, betas=(0.0, 0.9)),  # without decay it is Adam
+        rate=5e-4,
+        decay=lambda weight: 0.0,
+        constant=True,
     ),
     DetectorCase(
         FeatureDistillation,
@@ -526,9 +662,11 @@ CASES = (
 
 
 def rate_by_hand(case: DetectorCase, step: int, max_steps: int) -> float:
-    """The case's own, or linear warm-up to the highest rate, then half a cosine that would be 0 at ``max_steps``."""
+    """The case's own, or linear warm-up to the highest rate, then that, or half a cosine that is 0 at ``max_steps``."""
     if case.schedule:
         return case.rate * case.schedule(step, max_steps)
     if step < case.warmup:
         return case.rate * (step + 1) / case.warmup
+    if case.constant:
+        return case.rate
     return case.rate * (1 + math.cos(math.pi * (step - case.warmup) / (max_steps - case.warmup))) / 2

@@ -19,8 +19,10 @@ from one_trace import one_trace
 
 #: Anomalib's test limits its models by ``max_epochs=1``; ours take their length from ``max_steps`` alone.
 SHORT: dict[str, dict[str, Any]] = {
+    "alpha_gan": {"max_steps": 2, "steps_per_epoch": 2, "width": 4},
     "anat_paste": {"max_steps": 2, "steps_per_epoch": 2, "backbone": "resnet10t"},
     "auto_encoder": {"max_steps": 2, "steps_per_epoch": 2, "hidden_size": 32},
+    "fano_gan": {"max_steps": 2, "steps_per_epoch": 2, "width": 4},
     "feature_density": {"image_size": 64, "cell_size": 16, "backbone": "resnet10t", "pre_trained": False},
     "feature_distillation": {
         "max_steps": 2,

@@ -17,7 +17,12 @@ from anomalib_cxr.models.components.reconstruction.bottlenecks import (
 )
 from anomalib_cxr.models.components.reconstruction.convolutional import HALVINGS, ConvDecoder, ConvEncoder, check_side
 from anomalib_cxr.models.components.reconstruction.corruption import CoarseNoise, ErasedSquare, NoCorruption
-from anomalib_cxr.models.components.reconstruction.errors import ERRORS, ErrorName, PerceptualError
+from anomalib_cxr.models.components.reconstruction.errors import (
+    ERRORS,
+    ErrorName,
+    PerceptualError,
+    on_both_sides_of_zero,
+)
 from anomalib_cxr.models.components.reconstruction.global_generator import GlobalDecoder, GlobalEncoder
 from anomalib_cxr.models.components.reconstruction.reconstructor import Reconstructor
 from anomalib_cxr.models.components.reconstruction.scoring import ErrorScore, Relative
@@ -150,11 +155,6 @@ class AutoEncoderModel(nn.Module):
         if self.score == "code_norm" and code is not None:
             score = code.float().norm(dim=1)
         return InferenceBatch(pred_score=score, anomaly_map=anomaly_map)
-
-
-def on_both_sides_of_zero(images: Tensor) -> Tensor:
-    """Grey images (B, 1, H, W) on [−1, 1] of images (B, 3 or 1, H, W) in [0, 1]."""
-    return 2 * images.mean(dim=1, keepdim=True) - 1
 
 
 _CODERS: Mapping[str, Callable[[int, int], tuple[Any, nn.Module]]] = {

@@ -8,7 +8,7 @@ import torch
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import nn
 
-from anomalib_cxr.models import AnatPaste, MultiResPatchSSL, PoissonInterpolation
+from anomalib_cxr.models import AnatPaste, FAnoGAN, MultiResPatchSSL, PoissonInterpolation
 
 #: Sato et al., iScience 2023 (arXiv 2205.04282): "method" is that section, "code" run_training.py, published with it.
 SATO = [
@@ -70,6 +70,9 @@ KIM = [
     ("method: highest pixel", lambda m: m.model.score, "max"),
 ]
 
+RESIDUAL = ["ResidualGenerator", "ResidualCritic"]
+STEPS = [7 * 1_000_000 // 64, 50_000]
+
 #: Tan et al., MICCAI 2021 (arXiv 2107.02622), with its code.
 TAN = [
     ("input", lambda m: m.input_size, (256, 256)),
@@ -83,6 +86,21 @@ TAN = [
     ("optimiser", lambda m: (m.optimizer_name, m.lr_schedule, m.warmup_steps), ("adam", "constant", 0)),
     ("rate, and weight decay of weights", lambda m: groups(m), [(0.001, 0.0), (0.001, 0.0005)]),
     ("50 passes over 17,852 images, 64 a step", lambda m: m.max_steps, 14_000),
+]
+
+#: Schlegl et al., Medical Image Analysis 54, 2019, with its code.
+SCHLEGL = [
+    ("input", lambda m: (m.input_size, m.model.side), ((64, 64), 64)),
+    ("networks", lambda m: [type(p).__name__ for p in (m.model.generator, m.model.critic)], RESIDUAL),
+    ("numbers of a code", lambda m: (m.model.latent_size, m.model.encoder[0][-1].out_features), (128, 128)),
+    ("features", lambda m: m.model.critic.answer.in_features, 8192),
+    ("range of the encoder's codes", lambda m: type(m.model.encoder[-1]), nn.Tanh),
+    ("kappa", lambda m: m.model.kappa, 1),
+    ("flips", lambda m: m.model.horizontal_flips, True),
+    ("critic steps", lambda m: m.critic_steps, 5),
+    ("rates, no weight decay", lambda m: groups(m), [(5e-5, 0.0), (1e-4, 0.0)]),
+    ("constant", lambda m: m.lr_schedule, "constant"),
+    ("7 passes over a million patches, then the encoder, 64 a step", lambda m: [s.steps for s in m.stages], STEPS),
 ]
 
 
@@ -115,12 +133,17 @@ def papers() -> dict[str, Any]:
     kim = MultiResPatchSSL(preset="paper")
     kim._steps = kim.steps_of_sizes(1802)  # as `setup` does, whose length is the training set's
     tan = PoissonInterpolation(preset="paper")
-    return {"Sato": AnatPaste(preset="paper", num_workers=0), "Kim": kim, "Tan": tan}
+    schlegl = FAnoGAN(preset="paper")
+    return {"Sato": AnatPaste(preset="paper", num_workers=0), "Kim": kim, "Tan": tan, "Schlegl": schlegl}
 
 
 @pytest.mark.parametrize(
     ("paper", "where", "found", "printed"),
-    [(paper, *row) for paper, table in (("Sato", SATO), ("Kim", KIM), ("Tan", TAN)) for row in table],
+    [
+        (paper, *row)
+        for paper, table in (("Sato", SATO), ("Kim", KIM), ("Tan", TAN), ("Schlegl", SCHLEGL))
+        for row in table
+    ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_the_paper_preset_is_what_the_paper_says(

@@ -15,6 +15,11 @@ from anomalib_cxr.models.components.patch_encoder import PatchEncoder
 ErrorName = Literal["squared", "absolute", "ssim", "perceptual", "uncertainty"]
 
 
+def on_both_sides_of_zero(images: Tensor) -> Tensor:
+    """Grey images (B, 1, H, W) on [−1, 1] of images (B, 3 or 1, H, W) in [0, 1]."""
+    return 2 * images.mean(dim=1, keepdim=True) - 1
+
+
 class ReconstructionError(nn.Module):
     """Base of errors. Images are grey, on [−1, 1]; a new one is an entry of :data:`ERRORS`."""
 
