@@ -54,8 +54,8 @@ class SQUID(StepTrainingMixin, AnomalibModule):  # type: ignore[misc]  # as in A
     alone.
 
     Args:
-        preset: ``"laptop"`` (ours: 64², 16 channels, {laptop}), or ``"paper"`` (128², 32
-            channels, Adam at 1e-4, 15,600 steps, which are the published 200 epochs of ZhangLab's 1,249 films). The
+        preset: ``"laptop"`` (ours: 64², 8 channels, 400 steps at 3e-3, the discriminator's at 1e-4), or ``"paper"``
+            (128², 32 channels, 15,600 steps at 1e-4, which are the published 200 epochs of ZhangLab's 1,249 films). The
             arguments whose default is None override it.
         image_size: Side of the square model input in pixels, a multiple of 16 · ``grid``.
         width: Channels of the first map, an even number.

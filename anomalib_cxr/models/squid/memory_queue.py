@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from anomalib_cxr.distributed import gather_with_gradient
 from anomalib_cxr.models.squid.sparse_reading import first_slots, read
 
 
@@ -36,11 +37,13 @@ class MemoryQueue(nn.Module):
     def enqueue(self, features: Tensor) -> None:
         """Write features over the oldest ones.
 
-        The ring is replaced and not written into: a loss that has read it has still to go backward.
+        The ring is replaced and not written into: a loss that has read it has still to go backward. Processes that
+        train together give one another theirs, so that their queues stay alike.
 
         Args:
             features: (B, places, length); of more than there are slots, the last ones stay.
         """
+        features = gather_with_gradient(features)
         count, size = len(features), self.slots.shape[1]
         order = torch.arange(max(0, count - size), count, device=features.device)
         rows = features[order].transpose(0, 1).to(self.slots)

@@ -1,5 +1,6 @@
 """Reading against numpy, the ring against a deque, what passes by against its share."""
 
+import copy
 from collections import deque
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from anomalib_cxr.models.squid import memory_queue
 from anomalib_cxr.models.squid.memory_matrix import MemoryMatrix
 from anomalib_cxr.models.squid.memory_queue import MemoryQueue
 from anomalib_cxr.models.squid.sparse_reading import first_slots, read, sparse_weights
@@ -93,6 +95,18 @@ def test_a_queue_may_be_filled_before_what_was_read_goes_backward() -> None:
     queue.enqueue(asked)
     assert torch.equal(torch.autograd.grad(found, asked)[0], expected)
     assert not queue.slots.requires_grad
+
+
+def test_processes_that_train_together_fill_their_queues_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    one = MemoryQueue(places=1, slots=6, length=3, top=3)
+    several = copy.deepcopy(one)
+    mine, theirs = draws(2, 1, 3), draws(2, 1, 3, seed=1)
+    one.enqueue(torch.cat([mine, theirs]))
+    monkeypatch.setattr(memory_queue, "gather_with_gradient", lambda rows: torch.cat([rows, theirs]))
+    several.enqueue(mine)
+    assert torch.equal(one.slots, several.slots)
+    assert one.position == several.position
 
 
 def test_a_matrix_makes_each_quarter_of_a_map_from_its_own_patterns() -> None:
