@@ -23,8 +23,10 @@ from toy_detector import ToyDetector
 
 from anomalib_cxr.anatomy import segment_lungs
 from anomalib_cxr.augmentations import AnatPasteAugmentation, PatchInterpolation, jitter_intensity
+from anomalib_cxr.augmentations.position import shift_and_scale
 from anomalib_cxr.data import RadiographDataModule
 from anomalib_cxr.models import (
+    SQUID,
     AlphaGAN,
     AnatPaste,
     AutoEncoder,
@@ -106,6 +108,8 @@ class DetectorCase:
         bank: Where scores are made against a bank: what the network in evaluation mode makes of the training films
             in the order of the data set, by the names of ``model.model``'s buffers.
         frozen: The module of ``model.model`` that stays as it is, by its name; empty where all is trained.
+        undecayed: The module of ``model.model`` without weight decay, by its name.
+        schedule: Factor on the rate by step and length of the training; None is warm-up, then a cosine to 0.
     """
 
     detector: type[AnomalibModule]
@@ -118,6 +122,8 @@ class DetectorCase:
     constant: bool = False
     bank: Bank | None = None
     frozen: str = ""
+    undecayed: str = ""
+    schedule: Callable[[int, int], float] | None = None
 
     def trains(self, name: str) -> bool:
         """Whether a module, parameter or buffer of ``model.model`` is trained, by its name."""
@@ -126,6 +132,10 @@ class DetectorCase:
     def trained(self, network: Any) -> dict[str, Tensor]:
         """The parameters of ``model.model`` that are trained, by name."""
         return {name: weight for name, weight in network.named_parameters() if self.trains(name)}
+
+    def decay_of(self, name: str, weight: Tensor) -> float:
+        """Weight decay of a parameter of ``model.model``."""
+        return 0.0 if name.split(".")[0] == self.undecayed else self.decay(weight)
 
     def make(self, **arguments: Any) -> Any:
         """The detector, with other arguments where given."""
@@ -159,6 +169,7 @@ def adamw(
     rate: float,
     decay: float,
     betas: tuple[float, float] = (0.9, 0.999),
+    epsilon: float = 1e-8,
 ) -> Tensor:
     """Loshchilov and Hutter 2019, Algorithm 2, with Adam's own constants where no others are given."""
     first, second = betas
@@ -167,7 +178,7 @@ def adamw(
     memory["square"] = second * memory.get("square", torch.zeros_like(weight)) + (1 - second) * gradient**2
     mean = memory["mean"] / (1 - first ** memory["steps"])
     square = memory["square"] / (1 - second ** memory["steps"])
-    return weight - rate * (mean / (square.sqrt() + 1e-8) + decay * weight)
+    return weight - rate * (mean / (square.sqrt() + epsilon) + decay * weight)
 
 
 def adam(weight: Tensor, gradient: Tensor, memory: dict[str, Tensor], rate: float, decay: float) -> Tensor:
@@ -337,6 +348,72 @@ def interpolation_loss(network: Any, step: Step) -> Tensor:
     logits = torch.einsum("oc,bchw->bohw", weights["read.5.weight"][:, :, 0, 0], hidden) + weights["read.5.bias"]
     shares = 1 / (1 + (-F.interpolate(logits, SIDE, mode="bilinear")).exp())
     return -(pasted.mask * shares.log() + (1 - pasted.mask) * (1 - shares).log()).mean()
+
+
+# ------------------------------------------------------------------------------------------------------ SQUID by hand
+
+
+def squid_loss(network: Any, step: Step) -> Tensor:
+    """The discriminator's loss in each step, that of encoder, student and teacher in each second one.
+
+    Convolutions, memories and blocks are tested by themselves and called here. What they are joined to, what learns
+    from which term and by which weight is written out.
+    """
+    films = shift_and_scale(step.films, 0.05, 0.05, step.generator)
+    half = SIDE // 2
+    corners = [(top, left) for top in (0, half) for left in (0, half)]
+    windows = torch.stack([one[:, top : top + half, left : left + half] for one in films for top, left in corners])
+    maps = [network.encoder.start(windows)]
+    for halving in network.encoder.down:
+        maps.append(halving(maps[-1]))
+    inpainted, _ = network.inpainting(maps[4], step.generator)
+
+    def decoded(decoder: Any, bottom: Tensor, skipped: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        hidden, levels = bottom, []
+        for number in range(4):
+            hidden = F.interpolate(hidden, scale_factor=2, mode="bilinear")
+            if number < 2:
+                hidden = torch.cat([hidden, skipped[number]], dim=1)
+            hidden = decoder.steps[number](hidden)
+            if decoder is network.student and number < 2:
+                hidden = decoder.memories[number](hidden, step.generator)
+            levels.append(hidden)
+            if number == 1:
+                rows = [torch.cat([hidden[i::4], hidden[i + 1 :: 4]], dim=3) for i in (0, 2)]
+                hidden = torch.cat(rows, dim=2)
+        weight, bias = decoder.last.weight[:, :, 0, 0], decoder.last.bias
+        return 1 / (1 + (-torch.einsum("oc,bchw->bohw", weight, hidden) - bias).exp()), levels
+
+    made, student = decoded(network.student, inpainted, [maps[3], maps[2]])
+    copied, teacher = decoded(network.teacher, maps[4].detach(), [maps[3].detach(), maps[2].detach()])
+
+    def looks(pictures: Tensor, learns: bool) -> Tensor:
+        hidden = pictures
+        for layer in network.discriminator.layers:
+            given = [one if learns else one.detach() for one in layer.parameters()]
+            if isinstance(layer, torch.nn.Conv2d):
+                hidden = F.conv2d(hidden, *given, stride=2, padding=2)
+            elif given:
+                centred = hidden - hidden.mean(dim=(0, 2, 3), keepdim=True)
+                hidden = centred / (centred.square().mean(dim=(0, 2, 3), keepdim=True) + 1e-5).sqrt()
+                hidden = hidden * given[0][:, None, None] + given[1][:, None, None]
+            else:
+                hidden = torch.maximum(hidden, 0.2 * hidden)
+        weight, bias = (one if learns else one.detach() for one in network.discriminator.last.parameters())
+        return 1 / (1 + (-hidden.flatten(1) @ weight.T - bias).exp())
+
+    loss = -0.005 * (looks(films, True).log().mean() + (1 - looks(made.detach(), True)).log().mean())
+    if step.number % 2:
+        apart = [(one - other).square().mean() for one, other in zip(student, teacher, strict=True)]
+        loss = loss + 10 * (made - films).square().mean() + 0.01 * (copied - films).square().mean()
+        loss = loss + 0.001 * sum(apart) - 0.005 * looks(made, False).log().mean()
+    return loss
+
+
+def squid_adam(weight: Tensor, gradient: Tensor, memory: dict[str, Tensor], rate: float, decay: float) -> Tensor:
+    """Adam with a first moment of 0.5; its ε is 1e-7 where there is decay, and Adam's own elsewhere."""
+    epsilon = 1e-7 if decay else 1e-8
+    return adamw(weight, gradient + decay * weight, memory, rate, 0.0, betas=(0.5, 0.999), epsilon=epsilon)
 
 
 # --------------------------------------------------------------------------------------------------------- toy by hand
@@ -681,6 +758,17 @@ CASES = (
         decay=lambda weight: 0.02 if weight.ndim > 1 else 0.0,
     ),
     DetectorCase(
+        SQUID,
+        {"image_size": SIDE, "max_steps": 4, "steps_per_epoch": 2, "seed": 3, "width": 2, "slots": 8}
+        | {"learning_rate": 1e-3, "discriminator_learning_rate": 1e-3, "weight_decay": 0.02},
+        loss=squid_loss,
+        rule=squid_adam,
+        rate=1e-3,
+        decay=lambda weight: 0.02,
+        undecayed="discriminator",
+        schedule=lambda step, length: 0.1 + 0.9 * (1 + math.cos(math.pi * step / (1.5 * length))) / 2,
+    ),
+    DetectorCase(
         ToyDetector,
         {"image_size": SIDE, "max_steps": 4, "seed": 3},
         loss=toy_loss,
@@ -692,7 +780,9 @@ CASES = (
 
 
 def rate_by_hand(case: DetectorCase, step: int, max_steps: int) -> float:
-    """Linear warm-up to the highest rate, then that, or half a cosine that would be 0 at ``max_steps``."""
+    """The case's own, or linear warm-up to the highest rate, then that, or half a cosine that is 0 at ``max_steps``."""
+    if case.schedule:
+        return case.rate * case.schedule(step, max_steps)
     if step < case.warmup:
         return case.rate * (step + 1) / case.warmup
     if case.constant:

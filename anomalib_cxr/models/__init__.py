@@ -11,8 +11,10 @@ from anomalib_cxr.models.feature_distillation import FeatureDistillation
 from anomalib_cxr.models.multires_patch_ssl import MultiResPatchSSL
 from anomalib_cxr.models.patch_svdd import PatchSVDD
 from anomalib_cxr.models.poisson_interpolation import PoissonInterpolation
+from anomalib_cxr.models.squid import SQUID
 
 __all__ = [
+    "SQUID",
     "AlphaGAN",
     "AnatPaste",
     "AutoEncoder",

@@ -43,6 +43,7 @@ SHORT: dict[str, dict[str, Any]] = {
     },
     "patch_svdd": {"max_steps": 2, "steps_per_epoch": 2, "image_size": 64, "patch_sizes": (32,), "width": 4},
     "poisson_interpolation": {"max_steps": 2, "steps_per_epoch": 2, "image_size": 64, "backbone": "resnet10t"},
+    "squid": {"max_steps": 2, "steps_per_epoch": 2, "image_size": 64, "width": 2, "slots": 8},
 }
 
 

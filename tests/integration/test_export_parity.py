@@ -23,6 +23,7 @@ import anomalib_cxr.models
 from anomalib_cxr.data import RadiographDataModule
 from anomalib_cxr.deploy import ExportedDetector, read_metadata
 from anomalib_cxr.models import (
+    SQUID,
     AlphaGAN,
     AnatPaste,
     AutoEncoder,
@@ -76,6 +77,15 @@ MODELS: dict[str, Any] = {
     "PatchSVDD": lambda: PatchSVDD(image_size=SIDE, patch_sizes=(32,), width=4, max_steps=2, seed=3),
     "PoissonInterpolation": lambda: PoissonInterpolation(
         image_size=SIDE, max_steps=20, steps_per_epoch=20, backbone="resnet10t", num_workers=0, seed=3
+    ),
+    "SQUID": lambda: SQUID(
+        width=2,
+        slots=20,
+        max_steps=40,
+        steps_per_epoch=40,
+        learning_rate=1e-2,
+        seed=3,
+        post_processor=RankPreservingPostProcessor(threshold_rule="mid_range"),  # F1's calls all abnormal
     ),
     "frozen": lambda: MultiResPatchSSL(
         preset="best", backbone="resnet10t", pre_trained=False, image_size=SIDE, patch_sizes=(16,), seed=3

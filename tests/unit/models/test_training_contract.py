@@ -168,7 +168,7 @@ def test_steps_are_the_optimisers_by_hand(fitted: Fitted) -> None:
                 assert torch.equal(step.after[name], weight), (number, name)
                 continue
             old, gradient = weight.detach().double(), step.gradients[name].double()
-            new = case.rule(old, gradient, memory.setdefault(name, {}), rate, case.decay(weight))
+            new = case.rule(old, gradient, memory.setdefault(name, {}), rate, case.decay_of(name, weight))
             # Weights are float32: a step that is small beside them is known to as many digits as are left.
             rounding = 1e-7 * float(old.norm())
             moved = step.after[name].double() - old
@@ -183,7 +183,8 @@ def test_rate_and_decay_of_each_parameter_at_each_step(fitted: Fitted) -> None:
         assert sum(len(group["params"]) for group in step.groups) == len(found)
         rate = rate_by_hand(case, number, STEPS)
         assert found == {
-            name: (pytest.approx(rate), case.decay(weight)) for name, weight in case.trained(step.network).items()
+            name: (pytest.approx(rate), case.decay_of(name, weight))
+            for name, weight in case.trained(step.network).items()
         }
 
 
