@@ -19,8 +19,9 @@ from anomalib_cxr.models.components.players import at_rest, held
 from anomalib_cxr.models.components.reconstruction.convolutional import HALVINGS, check_side
 from anomalib_cxr.models.components.reconstruction.errors import on_both_sides_of_zero
 from anomalib_cxr.models.components.reconstruction.generative import ConvCoder, ConvCritic, ConvGenerator
+from anomalib_cxr.models.components.windows import cut_windows, join_windows
 from anomalib_cxr.models.f_anogan.networks import ResidualCoder, ResidualCritic, ResidualGenerator
-from anomalib_cxr.models.f_anogan.tiles import cut, join, random_tiles
+from anomalib_cxr.models.f_anogan.tiles import random_tiles
 
 Network = Literal["residual", "conv"]
 CodeRange = Literal["tanh", "none"]
@@ -165,13 +166,13 @@ class FAnoGANModel(nn.Module):
             of all tiles or of the highest; ``anomaly_map`` (B, 1, H, W), the absolute error of each pixel on [−1, 1].
             Higher is more abnormal.
         """
-        wanted = cut(on_both_sides_of_zero(images), self.side)
+        wanted = cut_windows(on_both_sides_of_zero(images), self.tiles)
         made = self.generator(self.encoder(wanted))
         pixels, features = self._parts(wanted, made)
         scores = (pixels + self.kappa * features).reshape(-1, self.tiles**2)
         return InferenceBatch(
             pred_score=scores.mean(dim=1) if self.tile_score == "mean" else scores.amax(dim=1),
-            anomaly_map=join((wanted - made).abs(), self.tiles, self.tiles),
+            anomaly_map=join_windows((wanted - made).abs(), self.tiles),
         )
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anomalib_cxr.models.components.windows import join_windows
 from anomalib_cxr.models.squid.convolutions import TripleConv
 from anomalib_cxr.models.squid.encoder import HALVINGS
-from anomalib_cxr.models.squid.windows import join_windows
 
 #: Steps that see windows; the others see the whole film.
 WINDOW_STEPS = 2

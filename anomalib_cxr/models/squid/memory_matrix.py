@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from anomalib_cxr.models.components.windows import cut_windows, join_windows
 from anomalib_cxr.models.squid.shortcut import masked_shortcut
 from anomalib_cxr.models.squid.sparse_reading import first_slots, read
-from anomalib_cxr.models.squid.windows import cut_windows, join_windows
 
 #: Parts along each side of a map.
 _PARTS = 2

@@ -10,12 +10,12 @@ from torch.nn import functional as F
 
 from anomalib_cxr.models.components.adversarial import adversarial_loss, refuse_running_statistics
 from anomalib_cxr.models.components.players import held
+from anomalib_cxr.models.components.windows import cut_windows
 from anomalib_cxr.models.squid.decoder import WINDOW_STEPS, Decoded, Decoder
 from anomalib_cxr.models.squid.discriminator import Discriminator
 from anomalib_cxr.models.squid.encoder import HALVINGS, WindowEncoder
 from anomalib_cxr.models.squid.inpainting import HEADS, InPainting
 from anomalib_cxr.models.squid.memory_matrix import MemoryMatrix
-from anomalib_cxr.models.squid.windows import cut_windows
 
 #: Weights of the terms of the loss, as published.
 WEIGHTS: Mapping[str, float] = {"student": 10.0, "teacher": 0.01, "distillation": 0.001, "adversarial": 0.005}

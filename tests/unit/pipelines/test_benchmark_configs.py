@@ -17,14 +17,14 @@ from anomalib_cxr.pipelines.cross_validation.plan import CrossValidationJob, pla
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "benchmark"
 NAMES = ("zhanglab", "chexpert", "rsna", "padchest", "nih", "vindr_cxr", "phantom")
-SPECIAL = ("localisation", "montgomery", "bmad_chest", "medianomaly", "cluster_check")
+SPECIAL = ("localisation", "montgomery", "bmad_chest", "medianomaly", "cluster_check", "kim2023", "anatpaste_table1")
 
 
 def plan(name: str) -> list[CrossValidationJob]:
     parser = CrossValidate.get_parser()
     args = parser.instantiate_classes(parser.parse_args(["--config", str(CONFIGS / f"{name}.yaml")]))
     jobs = plan_jobs(args.data, args.models, args.folds, args.num_folds, args.seeds, args.trainer)
-    assert len(jobs) == len(args.models) * len(args.seeds) * (len(args.folds) if args.folds else 1)
+    assert len(jobs) == len(args.data) * len(args.models) * len(args.seeds) * (len(args.folds) if args.folds else 1)
     return jobs
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from anomalib_cxr.models.squid.windows import cut_windows, join_windows
+from anomalib_cxr.models.components.windows import cut_windows, join_windows
 
 MAPS = torch.randn(2, 3, 6, 12, generator=torch.Generator().manual_seed(0))
 
