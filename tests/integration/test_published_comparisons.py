@@ -22,7 +22,8 @@ SMALL = {
 #: What an entry takes besides, by its name: sizes that belong to one another.
 OWN: dict[str, dict[str, Any]] = {
     "f_anogan_1": {"image_size": 128},
-    "patch_svdd_2": {"image_size": 128, "patch_sizes": [32, 64]},
+    "patch_svdd_1": {"image_size": 128},
+    "patch_svdd_2": {"image_size": 160},
     "multires_patch_ssl": {"patch_sizes": [16, 32], "weights": [1.0, 1.0], "encoder_size": 16, "feature_dim": 4},
 }
 DRAWN = {"padchest": drawn_sets.padchest, "chexpert": drawn_sets.chexpert, "rsna": drawn_sets.rsna}
@@ -49,7 +50,10 @@ def shortened(config: dict[str, Any], folder: Path) -> dict[str, Any]:
             entry["init_args"] |= {"val_per_class": 4}
     for name, entry in config["models"].items():
         module, _, class_name = entry["class_path"].rpartition(".")
-        known = inspect.signature(getattr(importlib.import_module(module), class_name)).parameters
+        detector = getattr(importlib.import_module(module), class_name)
+        known = inspect.signature(detector).parameters
+        if module.startswith("anomalib_cxr"):
+            detector(**entry["init_args"] | ({"pre_trained": False} if "pre_trained" in known else {}))  # as it is
         small = {key: value for key, value in SMALL.items() if key in known} | OWN.get(name, {})
         entry["init_args"] = entry.get("init_args", {}) | small
         entry.pop("data", None)

@@ -280,3 +280,13 @@ def test_weights_are_a_function_of_the_seed(case: DetectorCase) -> None:
     second, other = case.make().model.state_dict(), case.make(seed=4).model.state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_loss_that_is_no_longer_finite_ends_the_run_by_step(case: DetectorCase, tmp_path: Path) -> None:
+    model = case.make()
+    for weight in case.trained(model.model).values():
+        torch.nn.init.constant_(weight, float("nan"))
+    quiet = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False}
+    with pytest.raises(RuntimeError, match=r"The loss( term \w+)? is nan at step 0: lower learning_rate"):
+        Engine(default_root_dir=tmp_path, **quiet).fit(model, datamodule=ThreeFilms(tmp_path / "films"))
