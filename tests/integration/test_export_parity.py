@@ -92,6 +92,9 @@ MODELS: dict[str, Any] = {
     ),
 }
 
+#: Names of models; those whose many layers take long to trace are slow tests.
+MARKED = [pytest.param(name, marks=pytest.mark.slow) if name in {"SQUID"} else name for name in sorted(MODELS)]
+
 #: Checkpoint, ONNX and OpenVINO file, each made from the checkpoint on disk, and the class of the model.
 Exported = tuple[Path, Path, Path, Any]
 
@@ -166,12 +169,12 @@ def export_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Expor
     return export
 
 
-@pytest.fixture(params=sorted(MODELS))
+@pytest.fixture(params=MARKED)
 def exported(request: pytest.FixtureRequest, export_of: Callable[[str], Exported]) -> Exported:
     return export_of(request.param)
 
 
-@pytest.fixture(params=[*sorted(MODELS), "Ensemble"])
+@pytest.fixture(params=[*MARKED, "Ensemble"])
 def exported_or_ensemble(request: pytest.FixtureRequest, export_of: Callable[[str], Exported]) -> Exported:
     return export_of(request.param)
 

@@ -96,3 +96,12 @@ def test_places_pass_by_in_training_and_never_without_a_generator() -> None:
     passed = (found == bottom).all(dim=1)
     assert 0.35 < passed.float().mean() < 0.65
     assert torch.equal(found, torch.where(passed[:, None], bottom, made))
+
+
+@torch.no_grad()
+def test_the_exported_block_takes_any_number_of_films() -> None:
+    inpainting, bottom = block().eval(), torch.randn(12, 32, 2, 2)
+    films = torch.export.Dim("films", min=2, max=64)
+    exported = torch.export.export(inpainting, (bottom[:8],), dynamic_shapes={"bottom": {0: 4 * films}})
+    for count in (8, 12):
+        torch.testing.assert_close(exported.module()(bottom[:count])[0], inpainting(bottom[:count])[0])
