@@ -171,10 +171,8 @@ def test_the_spot_is_found_and_seen(tmp_path: Path, tiny_root: Path) -> None:
     labels = torch.tensor([bool(item.gt_label) for item in data.test_data])
     with torch.no_grad():
         found = model.eval().model(films_of(data.test_data))
-    print(roc_auc_score(labels, found.pred_score))
     assert roc_auc_score(labels, found.pred_score) >= 0.9
     # The spot lies in the left lung.
     rows, columns = zip(*(divmod(int(one.argmax()), 32) for one in found.anomaly_map[labels, 0]), strict=True)
     hits = [8 <= row < 24 and column < 16 for row, column in zip(rows, columns, strict=True)]
-    print(sum(hits), len(hits))
     assert sum(hits) >= 0.75 * len(hits)

@@ -66,7 +66,6 @@ def test_the_spot_is_found_and_seen(tmp_path: Path, tiny_root: Path) -> None:
     labels = torch.tensor([bool(item.gt_label) for item in data.test_data])
     with torch.no_grad():
         found = model.eval().model(films)
-    print(roc_auc_score(labels, found.pred_score))
     assert roc_auc_score(labels, found.pred_score) >= 0.9
     # The spot lies in the left lung.
     rows, columns = zip(*(divmod(int(one.argmax()), 64) for one in found.anomaly_map[labels, 0]), strict=True)
