@@ -50,7 +50,7 @@ MODELS: dict[str, Any] = {
         preset="best", image_size=SIDE, max_steps=5, steps_per_epoch=5, backbone="resnet10t", num_workers=0, seed=3
     ),
     "AutoEncoder": lambda: AutoEncoder(max_steps=60, steps_per_epoch=60, learning_rate=3e-3, image_size=SIDE, seed=3),
-    "FAnoGAN": lambda: FAnoGAN(max_steps=30, steps_per_epoch=30, width=4, image_size=SIDE, patch_size=32, seed=3),
+    "FAnoGAN": lambda: FAnoGAN(max_steps=15, steps_per_epoch=15, width=4, image_size=SIDE, patch_size=32, seed=3),
     "DeepSVDD": lambda: DeepSVDD(image_size=SIDE, max_steps=4, steps_per_epoch=4, pretraining_steps=1, seed=3),
     "FeatureDensity": lambda: FeatureDensity(
         image_size=SIDE, cell_size=16, backbone="resnet10t", pre_trained=False, seed=3
