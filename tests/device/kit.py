@@ -120,7 +120,7 @@ def small(detector: type[Any], tiny: bool, **arguments: Any) -> Any:
     """A detector for 20 steps, or few and small ones, of the arguments that it has."""
     arguments = {"max_steps": 20, "steps_per_epoch": 10, "seed": 0, "pre_trained": False, **arguments}
     if tiny:
-        sizes = {"image_size": 64, "patch_sizes": (16, 32), "encoder_size": 32, "backbone": "resnet10t"}
+        sizes = {"image_size": 64, "patch_sizes": (32,), "encoder_size": 32, "backbone": "resnet10t"}
         arguments |= {"max_steps": 4, "steps_per_epoch": 2, "patches_per_step": 8, **sizes}
     known = inspect.signature(detector).parameters
     return detector(**{name: value for name, value in arguments.items() if name in known})

@@ -184,7 +184,7 @@ from tiny_radiographs import TinyRadiographs
 from anomalib_cxr import models
 
 SMALL = dict(image_size=64, backbone="resnet10t", max_steps=2, steps_per_epoch=1, num_workers=0, visualizer=False,
-             patch_sizes=[16, 32], feature_dim=4, pre_trained=False)
+             patch_sizes=[32], feature_dim=4, pre_trained=False)
 data, checkpoints, trained = TinyRadiographs(Path("data"), count=4), [], []
 for name in sorted(models.__all__, key=lambda name: name == "Ensemble"):  # of those before
     cls = getattr(models, name)
