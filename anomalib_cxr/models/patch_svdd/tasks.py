@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from anomalib_cxr.devices import on_device
+
 #: Directions, down and right, by the number of their class.
 DIRECTIONS = torch.tensor([(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if (down, right) != (0, 0)])
 
@@ -101,4 +103,4 @@ def jitter(patches: Tensor, generator: torch.Generator, spread: float = 0.02) ->
     """
     brightness = torch.randn(len(patches), 1, 1, 1, generator=generator)
     noise = torch.randn(patches.shape, generator=generator)
-    return patches + spread * (brightness + noise).to(patches)
+    return patches + on_device(spread * (brightness + noise), patches.device).to(patches.dtype)
