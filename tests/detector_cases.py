@@ -83,7 +83,7 @@ class Step(NamedTuple):
     films: Tensor
     paths: list[str]
     generator: torch.Generator
-    number: int
+    number: int = 0
 
 
 Loss = Callable[[Any, Step], Tensor]
