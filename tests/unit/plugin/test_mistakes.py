@@ -92,7 +92,7 @@ def test_errors_of_programs_are_none(tmp_path: Path, error: Callable[[Path], obj
         (["fit", "--model.class_path", "anomalib.models.Padimm"], "did you mean Padim?"),
         (["train", "--model", "AnatPaste", "--data", "ZhangLabs"], "There is no datamodule ZhangLabs: did you mean Zh"),
         (["test", "--data", "MVTec"], "MVTecAD"),
-        (["train", "--model", "Qqqq"], "known are AiVad, AnatPaste, "),
+        (["train", "--model", "Qqqq"], "known are AiVad, AlphaGAN, AnatPaste, "),
         (["predict", "--data", "no/such/folder"], "There is no file, folder or datamodule no/such/folder"),
     ],
 )
