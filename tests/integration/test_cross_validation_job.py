@@ -57,6 +57,9 @@ def test_a_job_leaves_predictions_pictures_and_weights_and_goes_on_after_its_tra
         table = read_predictions(place / "predictions.csv")
         expected = sk.roc_auc_score(table["label"] == "abnormal", table["score"])
         assert measured["image_AUROC"] == pytest.approx(expected, abs=1e-6)
+    done = json.loads((folder / "done.json").read_text())
+    assert 0 < done["image_ms"] < 60_000
+    assert 0.1 < done["peak_gib"] < 100
     for path in (*folder.rglob("*.ckpt"), folder / "fitted.json", folder / "run.json"):
         assert str(tmp_path).encode() not in path.read_bytes(), path.name  # archives of torch are not compressed
     moved = tmp_path / "moved"

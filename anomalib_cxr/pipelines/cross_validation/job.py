@@ -36,6 +36,7 @@ from anomalib_cxr.leased_process import LOST
 from anomalib_cxr.leases import Lease, LeaseLostError
 from anomalib_cxr.metrics.predictions import read_predictions
 from anomalib_cxr.models.components.step_training import StepTrainingMixin
+from anomalib_cxr.pipelines.cross_validation.cost import ImageTimer, peak_gib
 from anomalib_cxr.plugin.log_lines import log_each_line_once
 from anomalib_cxr.run_folder import (
     BEST_CHECKPOINT,
@@ -70,6 +71,7 @@ def run_job(folder: Path, check_lease: Callable[[], object] = lambda: None) -> N
     seed_everything(seed, workers=True, verbose=False)
     engine, model, datamodule = _prepare(folder, folder)
     fitted = read_json(folder / FITTED)
+    trained = fitted is None
     if fitted is None:
         resumed = _resume_from(folder, model)
         engine.fit(model, datamodule=datamodule, ckpt_path=resumed)
@@ -78,10 +80,12 @@ def run_job(folder: Path, check_lease: Callable[[], object] = lambda: None) -> N
         kept = os.path.relpath(chosen, folder) if chosen else None
         fitted = {"chosen": kept, "seconds": None if resumed else time.monotonic() - start}
         write_json(folder / FITTED, fitted)
-        metrics = engine.test(model, datamodule=datamodule)
+        checkpoint = None
     else:
         logger.info("The training was complete: only the test is run.")
         checkpoint = folder / fitted["chosen"] if fitted["chosen"] else None
+    timer = ImageTimer()
+    with timer.watch(model.model):
         metrics = engine.test(model, datamodule=datamodule, ckpt_path=checkpoint)
     _keep_metrics(folder, metrics)
     last = folder / CHECKPOINTS / LAST_CHECKPOINT
@@ -93,7 +97,14 @@ def run_job(folder: Path, check_lease: Callable[[], object] = lambda: None) -> N
         read_predictions(place / VALIDATION_PREDICTIONS)
     versions = {"anomalib_cxr": __version__, "torch": torch.__version__}
     check_lease()
-    write_json(folder / DONE, {"fit_seconds": fitted["seconds"], "versions": versions})
+    # As for the time: what a training held before a kill is not known.
+    whole = fitted["seconds"] is not None and trained
+    costs = {
+        "fit_seconds": fitted["seconds"],
+        "image_ms": timer.milliseconds(),
+        "peak_gib": peak_gib() if whole else None,
+    }
+    write_json(folder / DONE, {**costs, "versions": versions})
 
 
 def _keep_metrics(place: Path, metrics: Sequence[Mapping[str, float]]) -> None:

@@ -19,6 +19,7 @@ from anomalib_cxr.metrics.predictions import (
     read_predictions,
 )
 from anomalib_cxr.metrics.thresholds import choose_threshold
+from anomalib_cxr.pipelines.cross_validation.cost import COSTS
 from anomalib_cxr.pipelines.cross_validation.plan import CrossValidationJob
 from anomalib_cxr.pipelines.cross_validation.runner import read_done
 from anomalib_cxr.run_folder import LAST_FOLDER, METRICS, PREDICTIONS, VALIDATION_PREDICTIONS
@@ -35,7 +36,7 @@ class Evaluated(NamedTuple):
     checkpoint: str
     run: Run
     values: dict[str, float]
-    fit_seconds: float
+    costs: dict[str, float]
     pixel_values: dict[str, float]
 
 
@@ -76,9 +77,10 @@ def evaluate_jobs(
             except (ValueError, OSError) as error:
                 failed[job.name] = str(error)
                 continue
-            seconds = read_done(job, results)["fit_seconds"]
-            seconds = np.nan if seconds is None else seconds  # of a job that was cut off nobody knows the whole time
-            evaluated.append(Evaluated(job, checkpoint, run, values, seconds, pixel_values))
+            done = read_done(job, results)
+            # Of a job that was cut off nobody knows the whole time; older versions noted less.
+            costs = {name: np.nan if done.get(name) is None else done[name] for name in ("fit_seconds", *COSTS)}
+            evaluated.append(Evaluated(job, checkpoint, run, values, costs, pixel_values))
     return evaluated, failed
 
 
@@ -111,8 +113,9 @@ def make_tables(
         One row a job and checkpoint (``data``, ``model``, ``checkpoint``, ``fold``, ``seed``, ``threshold``, metrics),
         and one row a data set, model and checkpoint: ``jobs``, ``planned``, and for each metric its mean, ``_sd`` over
         the jobs (NaN for one), ``_low``, ``_high`` of the mean by bootstrap over patients, and ``_undefined``, the
-        draws left out of that since they held no image of a label that the metric needs; at last the mean and ``_sd``
-        of the pixel-level metrics that all jobs of the model measured.
+        draws left out of that since they held no image of a label that the metric needs; ``fit_seconds`` and
+        :data:`~anomalib_cxr.pipelines.cross_validation.cost.COSTS` in the mean, NaN where a job does not know; at last
+        the mean and ``_sd`` of the pixel-level metrics that all jobs of the model measured.
     """
     single: list[dict[str, Any]] = []
     groups: dict[tuple[str, str, str], list[Evaluated]] = {}
@@ -122,7 +125,7 @@ def make_tables(
         single.append(
             {**key, "fold": job.fold, "seed": job.seed, "threshold": one.run.threshold}
             | {name: one.values[name] for name in IMAGE_METRICS}
-            | {"fit_seconds": one.fit_seconds}
+            | one.costs
             | one.pixel_values
         )
         groups.setdefault((job.data, job.model, one.checkpoint), []).append(one)
@@ -135,7 +138,7 @@ def make_tables(
             low, high, undefined = intervals[name]
             row |= _mean_and_spread(name, [one.values[name] for one in ones])
             row |= {f"{name}_low": low, f"{name}_high": high, f"{name}_undefined": undefined}
-        row["fit_seconds"] = float(np.mean([one.fit_seconds for one in ones]))
+        row |= {name: float(np.mean([one.costs[name] for one in ones])) for name in ones[0].costs}
         for name in [name for name in ones[0].pixel_values if all(name in one.pixel_values for one in ones)]:
             row |= _mean_and_spread(name, [one.pixel_values[name] for one in ones])
         rows.append(row)
@@ -162,11 +165,14 @@ def to_markdown(table: pd.DataFrame, rule: str | Mapping[str, float], draws: int
         Markdown with a line that says what the figures are.
     """
     pixel = [name for name in table.columns if name.startswith("pixel_") and not name.endswith("_sd")]
-    head = ["data", "model", "weights", "jobs", "fit, min", *IMAGE_METRICS, *(name.replace("_", " ") for name in pixel)]
+    costs = [name for name in COSTS if table[name].notna().any()]
+    head = ["data", "model", "weights", "jobs", "fit, min", *(COSTS[name] for name in costs), *IMAGE_METRICS]
+    head += [*(name.replace("_", " ") for name in pixel)]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for row in table.to_dict("records"):
         cells = [row["data"], row["model"], row["checkpoint"], f"{row['jobs']}/{row['planned']}"]
         cells.append("–" if np.isnan(row["fit_seconds"]) else f"{row['fit_seconds'] / 60:.1f}")
+        cells += ["–" if np.isnan(row[name]) else f"{row[name]:.3g}" for name in costs]
         cells += [f"{_shown(row, name)}{_interval(row, name)}" for name in IMAGE_METRICS]
         cells += ["" if np.isnan(row[name]) else _shown(row, name) for name in pixel]
         lines.append(f"| {' | '.join(cells)} |")
@@ -181,6 +187,11 @@ def to_markdown(table: pd.DataFrame, rule: str | Mapping[str, float], draws: int
         lines[-1] += " Draws without an image of a label that a metric needs are left out of its interval and counted."
     if table[list(IMAGE_METRICS)].isna().any(axis=None):
         lines[-1] += " – stands where a test holds no image of such a label, in any of the jobs."
+    if costs:
+        lines[-1] += (
+            " Time for an image is the network's own in the job's test, scoring and search included; memory is the "
+            "most that the job's process held, training included."
+        )
     if pixel:
         lines[-1] += " Pixel-level metrics are those of each model's own evaluator."
     return "\n".join(lines)

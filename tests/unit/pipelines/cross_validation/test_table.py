@@ -163,6 +163,23 @@ def test_the_time_of_a_job_that_was_cut_off_is_not_shown(tmp_path) -> None:
     assert to_markdown(table, "best_f1", 50, 0.95).splitlines()[2].split(" | ")[4] == "–"
 
 
+def test_costs_are_shown_in_the_mean_where_jobs_noted_them(tmp_path) -> None:
+    jobs = [finished(tmp_path, "noted", None, seed) for seed in (0, 1)] + [finished(tmp_path, "old", None)]
+    for job, milliseconds, gib in zip(jobs, (10.0, 30.0), (1.5, None), strict=False):
+        content = {"fit_seconds": 60.0, "image_ms": milliseconds, "peak_gib": gib}
+        (tmp_path / job.name / "done.json").write_text(json.dumps(content))
+    _, table = make_tables(evaluate_jobs(jobs, tmp_path)[0], {("own", "noted"): 2, ("own", "old"): 1}, draws=50)
+    assert table["image_ms"].tolist() == pytest.approx([20, np.nan], nan_ok=True)
+    assert table["peak_gib"].isna().all(), "one job does not know, so their mean is not known"
+    head, _, first, second = to_markdown(table, "best_f1", 50, 0.95).splitlines()[:4]
+    shown = [
+        dict(zip(*(line.strip("| ").split(" | ") for line in (head, row)), strict=True)) for row in (first, second)
+    ]
+    assert [row["ms an image"] for row in shown] == ["20", "–"]
+    assert "peak GiB" not in shown[0]
+    assert "Time for an image" in to_markdown(table, "best_f1", 50, 0.95)
+
+
 def rewritten(results: Path, job: CrossValidationJob, **columns: object) -> None:
     path = results / job.name / "predictions.csv"
     table = pd.read_csv(path, dtype={"split_hash": str, "patient_id": str}, keep_default_na=False)
