@@ -9,6 +9,7 @@ from anomalib.engine import Engine
 from lightning.pytorch import Callback
 from tiny_radiographs import TinyRadiographs
 
+from anomalib_cxr.augmentations.pose_and_exposure import pose_and_expose
 from anomalib_cxr.models import MultiResPatchSSL
 
 SMALL = {
@@ -151,3 +152,38 @@ def test_faults_name_themselves(tmp_path: Path, tiny_root: Path) -> None:
         MultiResPatchSSL(**(SMALL | {"patch_sizes": (128,)}))
     with pytest.raises(ValueError, match="patches_per_step must be at least 2"):
         MultiResPatchSSL(**(SMALL | {"patches_per_step": 1}))
+
+
+def test_banks_hold_each_image_in_other_poses_too_and_learn_whitening_from_it_as_it_is(
+    tmp_path: Path, tiny_root: Path
+) -> None:
+    given = {"max_steps": 0, "steps_per_epoch": None, "distance": "whitened_cosine", "feature_dim": 0, "seed": 7}
+    data = TinyRadiographs(tiny_root)
+    plain, _ = _fit(tmp_path / "plain", data, **given)
+    model, _ = _fit(tmp_path / "views", data, **given, bank_views=2, view_strength=0.5)
+    n = len(data.train_data)
+    images = torch.stack([data.train_data[i].image for i in range(n)])
+    draws = torch.rand(n, 10, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    looks = [images, pose_and_expose(images, draws[:, :5], 0.5), pose_and_expose(images, draws[:, 5:], 0.5)]
+    with torch.no_grad():
+        features = [torch.cat(size) for size in zip(*map(plain.model.features, looks), strict=True)]
+    banks = zip(plain.model.reference_banks(), model.model.reference_banks(), features, strict=True)
+    for before, bank, found in banks:
+        torch.testing.assert_close(bank.search.whitening, before.search.whitening)
+        expected = bank.search.to_bank_space(found).permute(1, 2, 0, 3)
+        torch.testing.assert_close(bank.search.references, expected, rtol=1e-4, atol=1e-4)
+        assert bank.search.image_index[0, 0].tolist() == [*range(n)] * 3
+    # An image may not match an altered copy of itself where the statistics are made.
+    assert (model.model.score_mean > 0.5 * plain.model.score_mean).all()
+    with torch.no_grad():
+        nearer, farther = (one.model.maps(looks[2][:1]).mean() for one in (model.eval(), plain.eval()))
+    assert nearer < 0.01 * farther
+    size = len(model.model.reference_banks()[0].search.image_index[0, 0])
+    model.extend_bank(images[:2] * 0.9)
+    assert len(model.model.reference_banks()[0].search.image_index[0, 0]) == size + 3 * 2
+
+
+def test_impossible_views_are_refused() -> None:
+    for given, message in (({"bank_views": -1}, "bank_views must be"), ({"view_strength": -0.1}, "view_strength must")):
+        with pytest.raises(ValueError, match=message):
+            MultiResPatchSSL(**SMALL, **given)

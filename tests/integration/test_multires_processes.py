@@ -8,6 +8,7 @@ import torch
 from tiny_radiographs import TinyRadiographs
 from warm_python import run_python
 
+from anomalib_cxr.augmentations.pose_and_exposure import pose_and_expose
 from anomalib_cxr.models import MultiResPatchSSL
 
 SMALL = {
@@ -49,16 +50,19 @@ def fit_with_two(tmp_path: Path, **arguments: int) -> MultiResPatchSSL:
     return MultiResPatchSSL.load_from_checkpoint(checkpoint).eval()
 
 
-# With epochs the larger patches rest after 3 of 13 steps.
-@pytest.mark.parametrize("length", [{"max_steps": 0}, {"epochs": 1}], ids=str)
+# Copies are altered alike whichever process makes them. With epochs the larger patches rest after 3 of 13 steps.
+@pytest.mark.parametrize("length", [{"max_steps": 0, "bank_views": 1}, {"epochs": 1}], ids=str)
 def test_a_fit_of_two_processes_builds_the_banks_of_one(tmp_path: Path, length: dict[str, int]) -> None:
     data = TinyRadiographs(tmp_path / "data", count=13)  # an odd number: DistributedSampler would pad it
     data.setup()
     model = fit_with_two(tmp_path, **length)
     encoders = (
-        model if length != {"max_steps": 0} else MultiResPatchSSL(**SMALL, max_steps=0).eval()
-    )  # nothing may have moved these
+        model if "epochs" in length else MultiResPatchSSL(**SMALL, max_steps=0).eval()
+    )  # these may not have moved
     images = torch.stack([data.train_data[i].image for i in range(13)])
+    if "bank_views" in length:
+        draws = torch.rand(13, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        images = torch.cat([images, pose_and_expose(images, draws)])
     with torch.no_grad():
         expected = encoders.model.features(images)
     for bank, features in zip(model.model.reference_banks(), expected, strict=True):

@@ -1,7 +1,7 @@
 """MultiResPatchSSL as an Anomalib module: training glue."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -15,6 +15,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.utils.data import DataLoader
 
+from anomalib_cxr.augmentations.draws import uniform_draws
+from anomalib_cxr.augmentations.pose_and_exposure import POSE_DRAWS, pose_and_expose
 from anomalib_cxr.callbacks.checkpoint_choice import Checkpoint
 from anomalib_cxr.devices import on_device
 from anomalib_cxr.imaging.progress import progress
@@ -143,6 +145,11 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
         feature_dim: Length to which PCA shortens features; 0 keeps all.
         max_references: References kept for each cell; None keeps all.
         selection: How they are chosen.
+        bank_views: How many more times each training image enters the banks, each time in another random pose and
+            exposure, see :func:`~anomalib_cxr.augmentations.pose_and_exposure.pose_and_expose` (ours): a film that lies
+            or is exposed a little otherwise then finds its like. The banks grow as often; whitening, principal axes and
+            the statistics of the maps stay those of the images as they are.
+        view_strength: How far these poses and exposures go.
         epochs: How often the encoder of each size sees each of its patches, which makes its number of steps, rounded;
             above 0, it stands in place of ``max_steps``. 0 counts ``max_steps`` for all sizes.
         max_steps: Optimiser steps; 0 trains nothing.
@@ -195,6 +202,8 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
         feature_dim: int | None = None,
         max_references: int | None = None,
         selection: Selection = "random",
+        bank_views: int = 0,
+        view_strength: float = 1.0,
         epochs: float | None = None,
         max_steps: int | None = None,
         steps_per_epoch: int | None = None,
@@ -271,9 +280,13 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
         )
         self.patches_per_step = resolved.patches_per_step
         self.same_image_negatives = same_image_negatives
+        self.bank_views = bank_views
+        self.view_strength = view_strength
         self.max_bank_gib = max_bank_gib
         for wrong, message in (
             (self.patches_per_step < 2, f"patches_per_step must be at least 2, not {self.patches_per_step}."),
+            (bank_views < 0, f"bank_views must be 0 or more, not {bank_views}."),
+            (not 0 <= view_strength < float("inf"), f"view_strength must be 0 or more, not {view_strength}."),
             (self.epochs < 0, f"epochs must be 0 or more, not {epochs}."),
             (
                 self.epochs > 0 and shared_encoder,
@@ -435,7 +448,8 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
         """Collect the features of the training images and fit banks and statistics."""
         size = self._grid_size()
         n_images = len(self.datamodule.train_data)
-        expected = sum(self.model.expected_bank_bytes(n_images, size)) / 2**30
+        looks = 1 + self.bank_views
+        expected = sum(self.model.expected_bank_bytes(looks * n_images, size)) / 2**30
         logger.info("The banks of %d images will take %.2f GiB.", n_images, expected)
         if self.max_bank_gib is not None and expected > self.max_bank_gib:
             msg = (
@@ -443,14 +457,36 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
                 "set feature_dim, max_references or bank_dtype=float16, or raise the limit."
             )
             raise ValueError(msg)
-        parts: list[list[torch.Tensor]] = [[] for _ in self.model.patch_sizes]
+        # Each image has its own numbers, whichever process looks at it.
+        poses = self._poses(n_images)[self.global_rank :: self.trainer.world_size]
+        parts: list[list[list[torch.Tensor]]] = [[[] for _ in range(looks)] for _ in self.model.patch_sizes]
+        seen = 0
         for images in progress(self.pre_processed(loader), "Reference bank", len(loader), unit="batch"):
-            for index, features in enumerate(self.model.features(images)):
-                parts[index].append(features)
+            for look, shown in enumerate(self._looks(images, poses[seen : seen + len(images)])):
+                for index, features in enumerate(self.model.features(shown)):
+                    parts[index][look].append(features)
+            seen += len(images)
         # Each list goes as soon as it is joined: all of them twice would not fit where the banks just do.
-        self.model.fit([self.gather_references(torch.cat(parts.pop(0))) for _ in self.model.patch_sizes])
+        joined = [
+            torch.cat([self.gather_references(torch.cat(one.pop(0))) for _ in range(looks)])
+            for one in (parts.pop(0) for _ in self.model.patch_sizes)
+        ]
+        self.model.fit(joined, torch.arange(n_images).repeat(looks), as_they_are=n_images)
 
     def extend_bank(self, images: torch.Tensor) -> None:
-        """Add normal images of another place to the banks."""
+        """Add normal images of another place to the banks, each in as many poses and exposures as the training's."""
         with torch.no_grad():
-            self.model.extend(self.model.features(images))
+            for shown in self._looks(images, self._poses(len(images))):
+                self.model.extend(self.model.features(shown))
+
+    def _poses(self, images: int) -> torch.Tensor:
+        """Numbers in [0, 1) that :meth:`_looks` goes by, (images, bank_views, POSE_DRAWS)."""
+        generator = torch.Generator().manual_seed(self.seed)
+        numbers = uniform_draws(images, self.bank_views * POSE_DRAWS, generator)
+        return numbers.view(images, self.bank_views, POSE_DRAWS)
+
+    def _looks(self, images: torch.Tensor, poses: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Images as they are, and then in each of their other poses and exposures, (n, C, H, W) each."""
+        yield images
+        for view in range(self.bank_views):
+            yield pose_and_expose(images, poses[:, view], self.view_strength)

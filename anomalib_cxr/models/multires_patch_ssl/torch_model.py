@@ -256,12 +256,16 @@ class MultiResPatchSSLModel(nn.Module):
     # ------------------------------------------------------------------------- fit
 
     @torch.no_grad()
-    def fit(self, features: Sequence[Tensor], image_index: Tensor | None = None) -> None:
+    def fit(
+        self, features: Sequence[Tensor], image_index: Tensor | None = None, as_they_are: int | None = None
+    ) -> None:
         """Build the banks and fix the statistics of the maps.
 
         Args:
             features: :meth:`features` of all normal training images, for each size ``(N, rows, cols, D)``.
             image_index: Number of each image, shape ``(N,)``. Defaults to ``0 … N-1``.
+            as_they_are: How many of them, the first ones, show images as they are; the others are altered ones, which
+                are searched and nothing else. Defaults to ``None``: all.
 
         Raises:
             ValueError: If there are fewer than two images, or features do not suit the banks.
@@ -269,19 +273,19 @@ class MultiResPatchSSLModel(nn.Module):
         if len(features) != len(self.patch_sizes):
             msg = f"Features of {len(features)} patch sizes arrived, the model has {len(self.patch_sizes)}."
             raise ValueError(msg)
-        n = len(features[0])
+        n = len(features[0]) if as_they_are is None else as_they_are
         if n < 2:
             msg = (
                 f"The reference bank needs at least two normal training images, got {n}: scores are normalised by "
                 "comparing training images with each other."
             )
             raise ValueError(msg)
-        index = torch.arange(n) if image_index is None else image_index
+        index = torch.arange(len(features[0])) if image_index is None else image_index
         index = index.to(features[0].device)
         chosen = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))[: self.statistics_images]
         chosen = chosen.sort().values.to(index.device)
         for i, bank in enumerate(self.reference_banks()):
-            bank.fit(features[i], index)
+            bank.fit(features[i], index, n)
             scores = torch.cat([bank(features[i][part], index[part])[0].flatten() for part in chosen.split(16)])
             counted = scores[scores.isfinite()].cpu().double()  # Apple's devices have no float64
             if len(counted) == 0:
