@@ -138,7 +138,8 @@ def run(notebook: Any, folder: Path, kernel: KernelManager) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    notebook.cells.insert(0, nbformat.v4.new_code_cell(f"%reset -f\nimport os\nos.chdir({str(folder)!r})\ndel os"))
+    # The folder of the one before is gone, and nothing works in a folder that is.
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(f"import os\nos.chdir({str(folder)!r})\n%reset -f"))
     client = NotebookClient(notebook, km=kernel, timeout=900)
     with client.setup_kernel():
         for index, cell in enumerate(notebook.cells):

@@ -163,6 +163,7 @@ def test_a_holder_that_sleeps_too_long_loses_its_lease_and_stops_writing(tmp_pat
     holder = start(tmp_path, "2", "another machine")
     try:
         holder.send_signal(signal.SIGSTOP)
+        os.waitpid(holder.pid, os.WUNTRACED)  # the signal may take a moment
         os.utime(tmp_path / "leases" / "0001.json", (1, 1))
         mine = Lease.take(tmp_path)
         assert mine is not None
