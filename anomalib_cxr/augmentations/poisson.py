@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anomalib_cxr.augmentations.anat_paste import random_region_pixel
-from anomalib_cxr.augmentations.checks import check_range
+from anomalib_cxr.augmentations.checks import check_number, check_range
 from anomalib_cxr.augmentations.draws import between, uniform_draws
 from anomalib_cxr.augmentations.pasting import Pasted, Pasting, map_tensors, windows
 from anomalib_cxr.checks import check_choice
@@ -31,6 +31,9 @@ class BlendParameters(NamedTuple):
         height: Rows, int64, at least 1; a row of the image is left below them.
         width: Columns, int64, at least 1; a column of the image is left beside them.
         alpha: Share of the partner, float64.
+        down: Rows that the partner's rectangle lies below this one, int64, so few that it and the pixels around it lie
+            within the image.
+        right: Columns that it lies to the right.
     """
 
     partner: Tensor
@@ -39,6 +42,8 @@ class BlendParameters(NamedTuple):
     height: Tensor
     width: Tensor
     alpha: Tensor
+    down: Tensor
+    right: Tensor
 
 
 class PatchInterpolation(Pasting):
@@ -56,6 +61,9 @@ class PatchInterpolation(Pasting):
         blend: ``"poisson"`` or ``"linear"``.
         patch_share: Lowest and highest half side of the square, as a share of the image's side (paper: 0.05 to 0.2).
         alpha: Lowest and highest share of the other image (paper: 0.05 to 0.95).
+        shift: How far from the square's own place, along each axis and as a share of the image's side, the other
+            image's square may lie at most (paper: 0, the same place). As in the natural synthetic anomalies that came
+            after (Schlüter et al., ECCV 2022), what is blended in is then brighter or darker than what was there.
         segmentation: Centre the squares on a random pixel of the region, each image in its own (ours); otherwise they
             are centred in the inner 80 % of both sides, at the same place of both images.
 
@@ -75,12 +83,15 @@ class PatchInterpolation(Pasting):
         blend: Blend = "poisson",
         patch_share: tuple[float, float] = (0.05, 0.2),
         alpha: tuple[float, float] = (0.05, 0.95),
+        shift: float = 0.0,
         segmentation: bool = False,
     ) -> None:
         super().__init__()
         self.blend = check_choice("blend", blend, Blend)
         self.patch_share = check_range("patch_share", patch_share, 0, 0.5, open_low=True)
         self.alpha = check_range("alpha", alpha, 0, 1, open_low=True)
+        check_number("shift", shift, high=1.0)
+        self.shift = float(shift)
         self.segmentation = segmentation
 
     def paste(
@@ -117,11 +128,13 @@ class PatchInterpolation(Pasting):
                 f"would be {self.patch_share[0] * min(frame):.2f} pixels: use larger images or a larger `patch_share`."
             )
             raise ValueError(msg)
-        uniform = uniform_draws((batch + 1) // 2, 4, generator).repeat_interleave(2, dim=0)[:batch]
+        # Without a shift four numbers are drawn, whatever a shift would take.
+        count = 6 if self.shift else 4
+        uniform = uniform_draws((batch + 1) // 2, count, generator).repeat_interleave(2, dim=0)[:batch]
         share, alpha = between(uniform[:, 0], self.patch_share), between(uniform[:, 1], self.alpha)
         halves = tuple((share * side).round().long() for side in frame)
         if region is None:
-            places = (between(u, _INNER) * side for u, side in zip(uniform[:, 2:].unbind(1), frame, strict=True))
+            places = (between(u, _INNER) * side for u, side in zip(uniform[:, 2:4].unbind(1), frame, strict=True))
             centres = tuple(place.floor().long() for place in places)
         else:
             centres = random_region_pixel(region, uniform[:, 2])
@@ -129,12 +142,15 @@ class PatchInterpolation(Pasting):
         boxes = [_inside(*each) for each in zip(centres, halves, frame, strict=True)]
         (top, height), (left, width) = boxes
         partner = (torch.arange(batch, device=uniform.device) ^ 1) % batch
-        return BlendParameters(partner, top, left, height, width, alpha)
+        far = uniform[:, 4:] if self.shift else uniform.new_full((batch, 2), 0.5)
+        moves = between(on_device(far, top.device), (-self.shift, self.shift)).unbind(1)
+        down, right = (_with_room(by * side, *box, side) for by, box, side in zip(moves, boxes, frame, strict=True))
+        return BlendParameters(partner, top, left, height, width, alpha, down, right)
 
     def extra_repr(self) -> str:
         """Show the settings."""
         return ", ".join(
-            f"{name}={getattr(self, name)!r}" for name in ("blend", "patch_share", "alpha", "segmentation")
+            f"{name}={getattr(self, name)!r}" for name in ("blend", "patch_share", "alpha", "shift", "segmentation")
         )
 
 
@@ -161,8 +177,9 @@ def apply_interpolation(images: Tensor, parameters: BlendParameters, blend: Blen
     """
     check_choice("blend", blend, Blend)
     device, precise = images.device, torch.promote_types(images.dtype, torch.float32)
-    partner, top, left, height, width, alpha = map_tensors(lambda each: on_device(each, device), parameters)
-    others, (lowest, highest) = images.index_select(0, partner), images.aminmax()
+    given = map_tensors(lambda each: on_device(each, device), parameters)
+    partner, top, left, height, width, alpha, down, right = given
+    others, (lowest, highest) = _moved(images.index_select(0, partner), down, right), images.aminmax()
     row = torch.arange(images.shape[2], device=device) - top[:, None] + 1  # from 1 to height inside
     column = torch.arange(images.shape[3], device=device) - left[:, None] + 1
     shares = alpha.to(precise)[:, None, None]
@@ -173,13 +190,13 @@ def apply_interpolation(images: Tensor, parameters: BlendParameters, blend: Blen
         for batch, rows, columns in windows(images, bounds):
             here = (batch, 0, rows, columns)
             own, other, share = images[here].to(precise), others[here].to(precise), shares[batch]
-            down, across = row[batch, rows], column[batch, columns]
+            along, across = row[batch, rows], column[batch, columns]
             if blend == "poisson":
-                down_waves = SineTransform(down, height[batch], precise)
+                along_waves = SineTransform(along, height[batch], precise)
                 across_waves = SineTransform(across, width[batch], precise)
-                change = _solve(_outflow(own, other, share), down_waves, across_waves)
+                change = _solve(_outflow(own, other, share), along_waves, across_waves)
             else:
-                inside = _within(down, height[batch])[:, :, None] & _within(across, width[batch])[:, None, :]
+                inside = _within(along, height[batch])[:, :, None] & _within(across, width[batch])[:, None, :]
                 change = share * (other - own) * inside
             result = (own + change).clamp(lowest.to(precise), highest.to(precise)).to(images.dtype)
             mask[here] = (share * ((result - images[here]).abs() > CHANGED)).to(images.dtype)
@@ -237,6 +254,15 @@ def _outflow(own: Tensor, other: Tensor, share: Tensor) -> Tensor:
     return total
 
 
+def _moved(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """Images (B, 1, H, W) whose pixels are those so many rows below and columns to the right, around the border."""
+    height, width = images.shape[2:]
+    rows = (torch.arange(height, device=images.device) + down[:, None]) % height
+    columns = (torch.arange(width, device=images.device) + right[:, None]) % width
+    images = images.gather(2, rows[:, None, :, None].expand(-1, 1, -1, width))
+    return images.gather(3, columns[:, None, None, :].expand(-1, 1, height, -1))
+
+
 def _within(place: Tensor, count: Tensor) -> Tensor:
     return (place >= 1) & (place <= count[:, None])
 
@@ -245,3 +271,8 @@ def _inside(centre: Tensor, half: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """First row (or column) and number of rows of squares, a row of the image left free on each side."""
     first, last = (centre - half).clamp(min=1), (centre + half).clamp(max=side - 2)
     return first, last - first + 1
+
+
+def _with_room(by: Tensor, first: Tensor, count: Tensor, side: int) -> Tensor:
+    """Whole rows (or columns) that squares may be moved by, with a row of the image left on each side."""
+    return torch.minimum(torch.maximum(by.round().long(), 1 - first), side - 1 - first - count)

@@ -31,6 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_steps": 120,
         "steps_per_epoch": 40,
         "backbone": "resnet10t",
+        "shift": 0.5,
         "lungs": True,
         "weight_decay": 0.0,
         "lr_schedule": "cosine",
@@ -40,6 +41,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_steps": 14_000,
         "steps_per_epoch": 1_000,
         "backbone": PUBLISHED,
+        "shift": 0.0,
         "lungs": False,
         "weight_decay": 5e-4,
         "lr_schedule": "constant",
@@ -68,6 +70,9 @@ class PoissonInterpolation(StepTrainingMixin, AnomalibModule):  # type: ignore[m
             made to divide.
         blend: ``"poisson"`` (PII) or ``"linear"`` (FPI).
         patch_share: Lowest and highest half side of the square as a share of the image's side (paper: 0.05 to 0.2).
+        shift: How far from the square's own place the other film's square may lie at most, along each axis, as a share
+            of the image's side (paper: 0, the same place). Of the same place another normal film has much the same
+            brightness, and what is learnt is doubled edges; from elsewhere come bright and dark patches too (ours).
         lungs: Centre the squares in the lungs (ours), or in the region that the datamodule lists as ``region_path``;
             False: anywhere in the inner 80 % of both sides.
         backbone: ``"wide_residual"``, PII's own network, or any timm model with feature maps or tokens, which gets a
@@ -109,6 +114,7 @@ class PoissonInterpolation(StepTrainingMixin, AnomalibModule):  # type: ignore[m
         steps_per_epoch: int | None = None,
         blend: Blend = "poisson",
         patch_share: Sequence[float] = (0.05, 0.2),
+        shift: float | None = None,
         lungs: bool | None = None,
         backbone: str | None = None,
         pre_trained: bool = False,
@@ -132,6 +138,7 @@ class PoissonInterpolation(StepTrainingMixin, AnomalibModule):  # type: ignore[m
             preset,
             image_size=image_size,
             max_steps=max_steps,
+            shift=shift,
             lungs=lungs,
             backbone=backbone,
             weight_decay=weight_decay,
@@ -159,7 +166,9 @@ class PoissonInterpolation(StepTrainingMixin, AnomalibModule):  # type: ignore[m
             warmup_steps=warmup_steps,
             films_in_memory=films_in_memory,
         )
-        self.pasting = PatchInterpolation(blend, (patch_share[0], patch_share[1]), segmentation=resolved.lungs)
+        self.pasting = PatchInterpolation(
+            blend, (patch_share[0], patch_share[1]), shift=resolved.shift, segmentation=resolved.lungs
+        )
         self.keep_resolved(**vars(resolved), patch_share=self.pasting.patch_share, layers=tuple(layers))
         self.num_workers = num_workers
         self.region_masks: RegionMasks | None = None

@@ -33,7 +33,8 @@ def parameters(alpha: list[float] | float, rectangles=RECTANGLES) -> BlendParame
     count = len(rectangles)
     boxes = torch.tensor(rectangles).T
     alphas = torch.tensor([alpha] * count if isinstance(alpha, float) else alpha, dtype=torch.float64)
-    return BlendParameters((torch.arange(count) + 1) % count, *boxes, alphas)
+    still = torch.zeros(count, dtype=torch.int64)
+    return BlendParameters((torch.arange(count) + 1) % count, *boxes, alphas, still, still)
 
 
 def solved(own: np.ndarray, rectangle: tuple[int, ...], wanted) -> np.ndarray:
@@ -159,6 +160,42 @@ def test_pixels_that_did_not_change_are_not_labelled():
     assert pasted.mask[0, 0, 7, 9] == pasted.mask[1, 0, 7, 9] == pytest.approx(0.4)
 
 
+@pytest.mark.parametrize("blend", ["poisson", "linear"])
+def test_the_other_image_may_be_moved_before(blend):
+    """As if it had been rolled, which the rectangle and the pixels around it do not see the end of."""
+    images = sample()
+    still = parameters(0.6)
+    down = torch.tensor([0, 3, -8, 4, 11, -1, -17])
+    right = torch.tensor([0, -7, 10, 3, -10, 1, 15])
+    moved = apply_interpolation(images, still._replace(down=down, right=right), blend)
+    for i in range(len(RECTANGLES)):
+        rolled = images.clone()
+        other = (i + 1) % len(images)
+        rolled[other] = images[other].roll((-int(down[i]), -int(right[i])), (1, 2))
+        expected = apply_interpolation(rolled, still, blend)
+        torch.testing.assert_close(moved.image[i], expected.image[i])
+        torch.testing.assert_close(moved.mask[i], expected.mask[i])
+
+
+def test_a_shift_is_uniform_and_keeps_the_square_within_the_image():
+    side = 2048
+    drawn = PatchInterpolation(patch_share=(0.05, 0.05), shift=0.25).draw(
+        torch.zeros(1).expand(4000, 1, side, side), None, seeded()
+    )
+    for first, count, by in ((drawn.top, drawn.height, drawn.down), (drawn.left, drawn.width, drawn.right)):
+        assert torch.equal(by[::2], by[1::2])
+        assert (first + by).min() == 1
+        assert (first + count + by).max() == side - 1
+        middle = first + count // 2
+        free = (middle > 0.31 * side) & (middle < 0.69 * side)  # where nothing holds it back
+        assert pvalue(by[free][::2] / side, -0.25, 0.25) > UNLIKELY
+        assert stats.spearmanr(middle[free][::2], by[free][::2]).pvalue > UNLIKELY
+    assert stats.spearmanr(drawn.down[::2], drawn.right[::2]).pvalue > UNLIKELY
+    still = PatchInterpolation().draw(torch.zeros(6, 1, 64, 64), None, seeded())
+    assert not still.down.any()
+    assert not still.right.any()
+
+
 def pvalue(values: torch.Tensor, low: float, high: float) -> float:
     return stats.kstest(values.double().numpy(), "uniform", (low, high - low)).pvalue
 
@@ -224,6 +261,7 @@ def test_the_last_of_an_odd_batch_is_paired_with_the_first():
         ({"blend": "alpha"}, (2, 32, 32), "blend must be one of 'poisson', 'linear', not 'alpha'"),
         ({"patch_share": (0.2, 0.1)}, (2, 32, 32), r"patch_share must be \(lowest, highest\), but 0.2 is above 0.1"),
         ({"patch_share": (0.1, 0.6)}, (2, 32, 32), r"patch_share must lie within \(0, 0.5\]"),
+        ({"shift": 1.5}, (2, 32, 32), r"shift must lie within \[0, 1\] and be finite, but is 1.5"),
         ({"alpha": (0.0, 0.6)}, (2, 32, 32), r"alpha must lie within \(0, 1\]"),
         ({}, (1, 32, 32), "a single image has no other to be interpolated with: use batches of 2 images or more"),
         (

@@ -195,3 +195,10 @@ def test_lungs_of_each_film_are_looked_up_by_its_path() -> None:
 def test_bad_arguments_are_refused_in_a_sentence(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PoissonInterpolation(**arguments)
+
+
+def test_the_paper_blends_what_lies_at_the_same_place() -> None:
+    paper = PoissonInterpolation(preset="paper", image_size=SIDE, backbone="test_resnet").pasting
+    assert (paper.shift, paper.segmentation, paper.patch_share) == (0, False, (0.05, 0.2))
+    ours = PoissonInterpolation(image_size=SIDE, backbone="test_resnet").pasting
+    assert (ours.shift, ours.segmentation) == (0.5, True)
