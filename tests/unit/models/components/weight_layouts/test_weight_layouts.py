@@ -7,38 +7,16 @@ from typing import Any
 
 import pytest
 import timm
+import tiny_encoders  # noqa: F401  # names its models in timm
 import torch
 from safetensors.torch import save_file
-from timm.models import densenet, register_model, vision_transformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from anomalib_cxr.models import FeatureDensity, MultiResPatchSSL
 from anomalib_cxr.models.components.patch_encoder import PatchEncoder
 from anomalib_cxr.models.components.weight_layouts import LAYOUTS, published_backbone
 
-SMALL = {"depth": 2, "embed_dim": 64, "num_heads": 1}
 RAD_DINO, CHEXZERO = (0.5307, 0.2583), (0.398, 0.327)
-
-
-@register_model
-def vit_small_test_dinov2(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    return vision_transformer.vit_base_patch14_dinov2(pretrained, **SMALL | {"img_size": 42} | kwargs)
-
-
-@register_model
-def vit_small_test_reg4_dinov2(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    return vision_transformer.vit_base_patch14_reg4_dinov2(pretrained, **SMALL | {"img_size": 42} | kwargs)
-
-
-@register_model
-def vit_small_test_clip(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    small = SMALL | {"img_size": 64, "patch_size": 32}
-    return vision_transformer.vit_base_patch32_clip_quickgelu_224(pretrained, **small | kwargs)
-
-
-@register_model
-def densenet_small_test(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    return densenet.densenet121(pretrained, **{"growth_rate": 8, "block_config": (2, 2)} | kwargs)
 
 
 def stirred(model: Any) -> Any:
@@ -89,7 +67,7 @@ def test_transformers_dinov2(saved_by: str, registers: int, tmp_path: Path) -> N
     else:
         path = tmp_path / "model.pth"
         torch.save(reference.state_dict(), path)
-    found = encoder("vit_small_test_reg4_dinov2" if registers else "vit_small_test_dinov2", path, 42)
+    found = encoder("tiny_dinov2_reg4" if registers else "tiny_dinov2", path, 42)
     grey = films(42)
     answer = reference((grey.expand(-1, 3, -1, -1) - RAD_DINO[0]) / RAD_DINO[1], output_hidden_states=True)
     for level, hidden in zip(found.levels(grey), answer.hidden_states[-2:], strict=True):
@@ -110,7 +88,7 @@ def test_openai_clip(tmp_path: Path) -> None:
         )
     )
     torch.save(reference.state_dict(), tmp_path / "chexzero.pt")
-    found = encoder("vit_small_test_clip", tmp_path / "chexzero.pt", 64)
+    found = encoder("tiny_clip", tmp_path / "chexzero.pt", 64)
     grey = films(64)
     seen = (grey.expand(-1, 3, -1, -1) - CHEXZERO[0]) / CHEXZERO[1]
     close(found(grey) @ reference.visual.proj, reference.encode_image(seen))
@@ -131,11 +109,11 @@ def test_torchxrayvision(tmp_path: Path) -> None:
     seen = torch.stack([torch.from_numpy(xrv.datasets.normalize(one.numpy(), 255)) for one in pixels])
     expected = reference.features2(seen)
     for channels in (1, 3):
-        found = encoder("densenet_small_test", tmp_path / "xrv.pt", 224, in_chans=channels)
+        found = encoder("tiny_densenet", tmp_path / "xrv.pt", 224, in_chans=channels)
         close(found(pixels / 255), expected)
     torch.save(reference, tmp_path / "whole.pt")
     with pytest.raises(ValueError, match=r"whole.pt is damaged or holds more than weights, and nothing of it was run"):
-        encoder("densenet_small_test", tmp_path / "whole.pt", 224)
+        encoder("tiny_densenet", tmp_path / "whole.pt", 224)
 
 
 # ---------------------------------------------------------------------------------- layouts without those packages
@@ -198,7 +176,7 @@ def clip_by_hand(model: Any) -> dict[str, Tensor]:
 def xrv_by_hand(model: Any) -> dict[str, Tensor]:
     counted = {name: value for name, value in model.state_dict().items() if "num_batches_tracked" not in name}
     grey = counted["features.conv0.weight"].sum(dim=1, keepdim=True)
-    return counted | {"features.conv0.weight": grey, "op_threshs": torch.rand(18), "classifier.bias": torch.rand(18)}
+    return counted | {"features.conv0.weight": grey, "classifier.bias": torch.rand(18)}
 
 
 def timm_by_hand(model: Any) -> dict[str, Tensor]:
@@ -208,12 +186,12 @@ def timm_by_hand(model: Any) -> dict[str, Tensor]:
 IMAGENET = (sum((0.485, 0.456, 0.406)) / 3, sum((0.229, 0.224, 0.225)) / 3)
 #: Model, its side, what a file of it holds, and what the weights take grey values to have: mean, deviation, range.
 FILES: dict[str, tuple[str, int, Callable[[Any], dict[str, Tensor]], float, float, tuple[int, int]]] = {
-    "dinov2": ("vit_small_test_dinov2", 42, dinov2_by_hand, *RAD_DINO, (0, 1)),
-    "registers": ("vit_small_test_reg4_dinov2", 42, dinov2_registers_by_hand, *RAD_DINO, (0, 1)),
-    "chunks": ("vit_small_test_dinov2", 42, dinov2_chunks_by_hand, *RAD_DINO, (0, 1)),
-    "transformers": ("vit_small_test_dinov2", 42, transformers_by_hand, *RAD_DINO, (0, 1)),
-    "clip": ("vit_small_test_clip", 64, clip_by_hand, *CHEXZERO, (0, 1)),
-    "xrv": ("densenet_small_test", 64, xrv_by_hand, 0, 1, (-1024, 1024)),
+    "dinov2": ("tiny_dinov2", 42, dinov2_by_hand, *RAD_DINO, (0, 1)),
+    "registers": ("tiny_dinov2_reg4", 42, dinov2_registers_by_hand, *RAD_DINO, (0, 1)),
+    "chunks": ("tiny_dinov2", 42, dinov2_chunks_by_hand, *RAD_DINO, (0, 1)),
+    "transformers": ("tiny_dinov2", 42, transformers_by_hand, *RAD_DINO, (0, 1)),
+    "clip": ("tiny_clip", 64, clip_by_hand, *CHEXZERO, (0, 1)),
+    "xrv": ("tiny_densenet", 64, xrv_by_hand, 0, 1, (-1024, 1024)),
     "timm": ("test_efficientnet", 64, timm_by_hand, *IMAGENET, (0, 1)),
 }
 
@@ -229,14 +207,18 @@ def test_a_layout_gives_the_numbers_of_its_model_with_its_own_grey_values(name: 
         found = encoder(backbone, tmp_path / "model.safetensors", side, **given)
         seen = (255 * grey - 40) / 3 if given else (black + grey * (white - black) - mean) / std
         close(found(grey), model(seen.expand(-1, 3, -1, -1)))
+        if hasattr(model, "num_prefix_tokens"):
+            tokens = model.forward_features(seen.expand(-1, 3, -1, -1))
+            assert model.num_prefix_tokens == (5 if name == "registers" else 1)
+            close(found.levels(grey)[-1], as_map(tokens[:, model.num_prefix_tokens :]))
 
 
 @torch.no_grad()
 def test_codes_of_places_keep_the_files_grid_until_they_are_brought_to_the_images(tmp_path: Path) -> None:
-    model = stirred(timm.create_model("vit_small_test_dinov2", num_classes=0, img_size=70))
+    model = stirred(timm.create_model("tiny_dinov2", num_classes=0, img_size=70))
     save_file(dinov2_by_hand(model), tmp_path / "model.safetensors")
     grey = films(70)
-    found = encoder("vit_small_test_dinov2", tmp_path / "model.safetensors", 70)
+    found = encoder("tiny_dinov2", tmp_path / "model.safetensors", 70)
     close(found(grey), model((grey.expand(-1, 3, -1, -1) - RAD_DINO[0]) / RAD_DINO[1]))
 
 
@@ -261,8 +243,34 @@ def test_each_published_file_has_its_backbone_and_detectors_take_it(tmp_path: Pa
     assert len({layout.name for layout in LAYOUTS}) == len(LAYOUTS)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("detector", ["FeatureDensity", "MultiResPatchSSL"])
+def test_a_checkpoint_keeps_what_the_files_said(detector: str, tmp_path: Path) -> None:
+    """When it is loaded, files may be gone, and timm knows nothing of their grey values."""
+    files = []
+    for name in ("clip", "xrv"):
+        state = FILES[name][2](stirred(timm.create_model(FILES[name][0], num_classes=0)))
+        files.append(str(tmp_path / f"{name}.safetensors"))
+        save_file({key: value.contiguous() for key, value in state.items()}, files[-1])
+    backbones = [FILES["clip"][0], FILES["xrv"][0]]
+    if detector == "FeatureDensity":
+        model: Any = FeatureDensity(weights_path=files[0], backbone=backbones[0], image_size=64)
+    else:
+        both = {"weights_path": files, "backbone": backbones, "patch_sizes": [32, 32]}
+        model = MultiResPatchSSL(preset="best", image_size=64, pre_trained=False, **both)
+    model.eval().model.fit(model.model.features(torch.rand(6, 1, 64, 64)))
+    checkpoint = {"hyper_parameters": dict(model.hparams), "state_dict": model.state_dict()}
+    checkpoint["pytorch-lightning_version"] = "2.6.0"
+    model.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "model.ckpt")
+    for file in files:
+        Path(file).unlink()
+    loaded = type(model).load_from_checkpoint(tmp_path / "model.ckpt").eval()
+    assert torch.equal(loaded.model(films(64)).anomaly_map, model.model(films(64)).anomaly_map)
+
+
 def test_what_does_not_fit_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    model = timm.create_model("vit_small_test_dinov2", num_classes=0)
+    model = timm.create_model("tiny_dinov2", num_classes=0)
     whole = dinov2_by_hand(model)
     cut = {name: value for name, value in whole.items() if not name.startswith("blocks.1.")}
     more = whole | {"blocks.2.norm1.weight": torch.zeros(64)}
@@ -270,7 +278,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(tmp_path: Path) -> None:
     for state, message in (
         (
             cut,
-            r"are not those of backbone=vit_small_test_dinov2: they lack blocks.1.norm1.weight and 13 more; give",
+            r"are not those of backbone=tiny_dinov2: they lack blocks.1.norm1.weight and 13 more; give",
         ),
         (more, r"they have, unlike the model, blocks.2.norm1.weight; .* of, such as vit_base_patch14_dinov2\.$"),
         (wide, r"norm.bias has the shape \(32,\) and not \(64,\)"),
@@ -278,13 +286,13 @@ def test_what_does_not_fit_is_refused_in_a_sentence(tmp_path: Path) -> None:
     ):
         save_file(state, tmp_path / "odd.safetensors")
         with pytest.raises(ValueError, match=message):
-            encoder("vit_small_test_dinov2", tmp_path / "odd.safetensors", 42)
+            encoder("tiny_dinov2", tmp_path / "odd.safetensors", 42)
     torch.save({"epoch": 3}, tmp_path / "odd.pth")
     with pytest.raises(ValueError, match=r"odd.pth holds no weights by name"):
-        encoder("vit_small_test_dinov2", tmp_path / "odd.pth", 42)
+        encoder("tiny_dinov2", tmp_path / "odd.pth", 42)
     (tmp_path / "odd.pth").write_bytes(b"<html>")
     with pytest.raises(ValueError, match=r"odd.pth is damaged or holds more than weights"):
-        encoder("vit_small_test_dinov2", tmp_path / "odd.pth", 42)
+        encoder("tiny_dinov2", tmp_path / "odd.pth", 42)
 
 
 def test_a_wrapped_file_is_that_file(tmp_path: Path) -> None:
