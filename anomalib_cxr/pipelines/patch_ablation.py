@@ -111,7 +111,8 @@ def ablate(
         raise ValueError(msg)
     network = model.model.eval()
     sizes = network.patch_sizes
-    fusions = {f"{size} px": [float(other == size) for other in sizes] for size in sizes}
+    names = network.map_names
+    fusions = {name: [float(other == name) for other in names] for name in names}
     for chosen in weights or [network.weights]:
         if len(chosen) != len(sizes):
             msg = f"weights {list(chosen)} need {len(sizes)} entries, one for each of the patch sizes {list(sizes)}."

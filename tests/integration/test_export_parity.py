@@ -10,6 +10,7 @@ import onnxruntime
 import openvino
 import pandas as pd
 import pytest
+import tiny_encoders  # noqa: F401  # names its models in timm
 import torch
 import yaml
 from anomalib.data import ImageBatch, ImageItem
@@ -53,7 +54,7 @@ MODELS: dict[str, Any] = {
     "FAnoGAN": lambda: FAnoGAN(max_steps=15, steps_per_epoch=15, width=4, image_size=SIDE, patch_size=32, seed=3),
     "DeepSVDD": lambda: DeepSVDD(image_size=SIDE, max_steps=4, steps_per_epoch=4, pretraining_steps=1, seed=3),
     "FeatureDensity": lambda: FeatureDensity(
-        image_size=SIDE, cell_size=16, backbone="resnet10t", pre_trained=False, seed=3
+        image_size=SIDE, cell_size=16, backbone="tiny_vit", pre_trained=False, seed=3
     ),
     "FeatureDistillation": lambda: FeatureDistillation(
         image_size=SIDE,
@@ -88,7 +89,12 @@ MODELS: dict[str, Any] = {
         post_processor=RankPreservingPostProcessor(threshold_rule="mid_range"),  # F1's calls all abnormal
     ),
     "frozen": lambda: MultiResPatchSSL(
-        preset="best", backbone="resnet10t", pre_trained=False, image_size=SIDE, patch_sizes=(16,), seed=3
+        preset="best",
+        backbone=["resnet10t", "tiny_vit"],
+        pre_trained=False,
+        image_size=SIDE,
+        patch_sizes=(16, 16),
+        seed=3,
     ),
 }
 

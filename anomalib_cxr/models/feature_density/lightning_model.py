@@ -15,6 +15,7 @@ from anomalib_cxr.imaging.progress import progress
 from anomalib_cxr.models.components.bank import BankMixin
 from anomalib_cxr.models.components.presets import resolve_preset
 from anomalib_cxr.models.components.step_order import seeded
+from anomalib_cxr.models.components.weight_layouts import published_backbone
 from anomalib_cxr.models.feature_density.torch_model import FeatureDensityModel
 
 #: What ``preset`` sets; an argument given by the user wins. "paper" is the classical row, "laptop" is ours.
@@ -60,12 +61,15 @@ class FeatureDensity(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in 
             :mod:`~anomalib_cxr.models.feature_density.densities`.
         density_options: Arguments of the density: ``bandwidth`` of kde, ``nu`` of svm, ``components`` of pca,
             ``neighbours`` of knn.
-        backbone: Any timm model that has feature maps or tokens.
+        backbone: Any timm model that has feature maps or tokens; None takes the one that ``weights_path`` is published
+            for, or the preset's.
         pre_trained: Take timm's weights; without them, and without ``weights_path``, the encoder is random.
-        weights_path: Local weights file for the encoder, also one that timm converts: OpenAI's layout of CLIP
-            (CheXzero), DINOv2's (RAD-DINO).
-        mean: Mean grey value that the weights were trained with, in [0, 1]; None takes what timm knows of the model.
-        std: Its standard deviation; None takes what timm knows.
+        weights_path: Local weights file for the encoder, as timm, DINOv2 or ``transformers`` (RAD-DINO), OpenAI's CLIP
+            (CheXzero) or TorchXRayVision name its weights.
+        mean: Mean that the weights were trained with, in the units of ``input_range``; None as the weights' layout
+            says, otherwise as timm knows.
+        std: Its standard deviation; None likewise.
+        input_range: What black and white are for the weights; None as the layout says, otherwise 0 and 1.
         layers: Levels of the encoder, -1 the last, joined.
         cell_size: Side of a cell in pixels of the input.
         local: A density for each cell, whose standardised scores are the map and their mean the score; False: one of
@@ -96,6 +100,7 @@ class FeatureDensity(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in 
         weights_path: str | None = None,
         mean: float | None = None,
         std: float | None = None,
+        input_range: Sequence[float] | None = None,
         layers: Sequence[int] | None = None,
         cell_size: int | None = None,
         local: bool | None = None,
@@ -108,6 +113,8 @@ class FeatureDensity(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in 
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
+        if backbone is None and weights_path is not None:
+            backbone = published_backbone(weights_path)
         resolved = resolve_preset(
             PRESETS,
             preset,
@@ -141,6 +148,7 @@ class FeatureDensity(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in 
                 weights_path=weights_path,
                 mean=mean,
                 std=std,
+                input_range=input_range,
                 layers=resolved.layers,
                 cell_size=resolved.cell_size,
                 local=resolved.local,

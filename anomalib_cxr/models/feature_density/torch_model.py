@@ -38,8 +38,10 @@ class FeatureDensityModel(DynamicBufferMixin, nn.Module):
         backbone: timm model.
         pre_trained: Whether the encoder starts from timm's weights.
         weights_path: Local weights file, see :class:`~anomalib_cxr.models.components.patch_encoder.PatchEncoder`.
-        mean: Mean grey value of what the weights were trained on; None takes what timm knows.
-        std: Its standard deviation; None takes what timm knows.
+        mean: Mean of what the weights were trained on, see
+            :class:`~anomalib_cxr.models.components.patch_encoder.PatchEncoder`.
+        std: Its standard deviation.
+        input_range: What black and white are for the weights.
         layers: Levels of the encoder, joined, each at unit length if there are several.
         cell_size: Side of a cell in pixels of the input.
         local: Whether each cell has a density of its own.
@@ -63,6 +65,7 @@ class FeatureDensityModel(DynamicBufferMixin, nn.Module):
         weights_path: str | Path | None = None,
         mean: float | None = None,
         std: float | None = None,
+        input_range: Sequence[float] | None = None,
         layers: Sequence[int] = (-1,),
         cell_size: int = 32,
         local: bool = False,
@@ -84,6 +87,7 @@ class FeatureDensityModel(DynamicBufferMixin, nn.Module):
             layers=layers,
             mean=mean,
             std=std,
+            input_range=input_range,
             image_size=image_size,
         )
         self.density = build_density(density, density_options or {})

@@ -67,6 +67,7 @@ class FeatureDistillationModel(nn.Module):
             layers=layers,
             mean=None if normalise else 0.0,
             std=None if normalise else 1.0,
+            input_range=None if normalise else (0.0, 1.0),
         )
         # What comes after the last level would only fill checkpoints: of VGG-16 that is seven eighths.
         self.teacher.model.prune_intermediate_layers(self.teacher.layers)

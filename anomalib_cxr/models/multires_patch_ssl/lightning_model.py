@@ -26,6 +26,7 @@ from anomalib_cxr.models.components.patch_search.reference_bank import BankDtype
 from anomalib_cxr.models.components.post_processor import RankPreservingPostProcessor
 from anomalib_cxr.models.components.presets import resolve_preset
 from anomalib_cxr.models.components.step_order import seeded
+from anomalib_cxr.models.components.weight_layouts import published_backbone
 from anomalib_cxr.models.multires_patch_ssl.ntx_ent_loss import NTXentLoss
 from anomalib_cxr.models.multires_patch_ssl.torch_model import Features, MultiResPatchSSLModel, Score, grey
 from anomalib_cxr.models.multires_patch_ssl.views import SimCLRViews
@@ -125,11 +126,19 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
             distance, and the mean of the whole map as score instead of its highest pixel. The arguments whose default
             is None override it.
         image_size: Side of the square model input in pixels.
-        patch_sizes: Patch sides in pixels of the model's input.
+        patch_sizes: Patch sides in pixels of the model's input. A size may come again where ``backbone`` lists one for
+            each: ``patch_sizes=[32, 32], backbone=[…, …]`` averages the standardised maps of two encoders (ours).
         strides: Stride of each size, or one for all; None takes the size itself.
-        backbone: timm model.
+        backbone: timm model, or one for each size; None takes the one that ``weights_path`` is published for, or the
+            preset's.
         pre_trained: Start from timm's weights; None as the preset says, otherwise not.
-        weights_path: Local weights file for the encoders.
+        weights_path: Local weights file for the encoders, or one for each size, as timm, DINOv2 or ``transformers``
+            (RAD-DINO), OpenAI's CLIP (CheXzero) or TorchXRayVision name their weights.
+        mean: Mean that the weights were trained with, in the units of ``input_range``, or one for each size; None as
+            the weights' layout says, otherwise as timm knows.
+        std: Its standard deviation; None likewise.
+        input_range: What black and white are for the weights, or such a pair for each size; None as the layout says,
+            otherwise 0 and 1.
         shared_encoder: One encoder for all sizes (ours).
         encoder_size: Side to which patches are resized before the encoder; 0 takes them as cut.
         features: ``"crops"`` (paper) or ``"map"`` (ours): cells of one whole-image feature map.
@@ -186,9 +195,12 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
         image_size: int | None = None,
         patch_sizes: Sequence[int] | None = None,
         strides: int | Sequence[int] | None = None,
-        backbone: str | None = None,
+        backbone: str | Sequence[str] | None = None,
         pre_trained: bool | None = None,
-        weights_path: str | None = None,
+        weights_path: str | Sequence[str | None] | None = None,
+        mean: float | Sequence[float | None] | None = None,
+        std: float | Sequence[float | None] | None = None,
+        input_range: Sequence[float] | Sequence[Sequence[float] | None] | None = None,
         shared_encoder: bool = False,
         encoder_size: int | None = None,
         features: Features | None = None,
@@ -223,6 +235,8 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
+        if backbone is None and isinstance(weights_path, str):
+            backbone = published_backbone(weights_path)
         resolved = resolve_preset(
             PRESETS,
             preset,
@@ -334,6 +348,10 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
                 max_references=max_references,
                 selection=selection,
                 seed=seed,
+                mean=mean,
+                std=std,
+                input_range=input_range,
+                image_size=(side, side),
             )
         # 0 stands for "no resizing" and "all features"; None would ask the preset.
         no_preset = {"encoder_size": resolved.encoder_size or 0, "feature_dim": resolved.feature_dim or 0}
@@ -417,17 +435,18 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
         """Contrast patches of every size."""
         images = grey(cast("torch.Tensor", batch.image))
         losses = {}
-        for size, side in enumerate(self.model.patch_sizes):
+        for size, name in enumerate(self.model.map_names):
+            term = name.replace(" px", "")
             if self.epochs and self.steps_trained >= self._steps[size]:
                 if self.trainer.world_size > 1:  # where every parameter must have a gradient; the rate is 0
                     resting = self._trained_modules()[size].parameters()
-                    losses[str(side)] = 0.0 * torch.stack([values.sum() for values in resting]).sum()
+                    losses[term] = 0.0 * torch.stack([values.sum() for values in resting]).sum()
                 continue
             patches, owners = self._sample_patches(images, size, generator)
             first, second = self.views(patches, generator)
             projections = self.model.embed(torch.cat([first, second]), size)
             image_index = None if self.same_image_negatives else owners
-            losses[str(side)] = self.loss(*projections.chunk(2), image_index=image_index)
+            losses[term] = self.loss(*projections.chunk(2), image_index=image_index)
         return losses
 
     def _sample_patches(

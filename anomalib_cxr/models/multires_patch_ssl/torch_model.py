@@ -67,12 +67,16 @@ class MultiResPatchSSLModel(nn.Module):
     map.)
 
     Args:
-        patch_sizes: Patch sides in pixels of the model's input, in any order; one encoder and one bank each.
+        patch_sizes: Patch sides in pixels of the model's input, in any order; one encoder and one bank each. A size
+            may come again where ``backbone`` lists one for each (ours): several encoders, whose maps are averaged.
         strides: Stride of each size in pixels, or one for all. Defaults to ``None``: the size itself.
         backbone: timm model, or one for each size. The paper: ResNet-50.
         in_chans: Channels of the encoders' input, see :class:`PatchEncoder`.
         pre_trained: Whether encoders start from timm's weights.
-        weights_path: Local weights file for all encoders, see :class:`PatchEncoder`.
+        weights_path: Local weights file for all encoders, or one for each size, see :class:`PatchEncoder`.
+        mean: Mean that the weights were trained with, or one for each size, see :class:`PatchEncoder`.
+        std: Its standard deviation, or one for each size.
+        input_range: What black and white are for the weights, or such a pair for each size.
         shared_encoder: One encoder for all sizes (ours); with frozen pretrained weights it changes nothing but the
             memory and, with ``features="map"``, the time. Defaults to ``False``, the paper's one for each size.
         encoder_size: Side to which patches are resized before the encoder, or one for each size. Defaults to
@@ -97,6 +101,8 @@ class MultiResPatchSSLModel(nn.Module):
             deviation; the search of all against all grows with the square of their number. Defaults to ``500``.
         encoder_batch: Patches encoded at once outside of training (and of export). Defaults to ``256``.
         seed: Seed of the choices of :meth:`fit`. Encoders are initialised from torch's global random state.
+        image_size: Height and width of the images, to which ``"map"`` brings transformers' codes of places; None
+            leaves them as timm has them. With ``"crops"`` it is the patches' size that counts.
 
     Raises:
         ValueError: If an argument is out of range, or a list does not have one entry for each patch size.
@@ -121,7 +127,7 @@ class MultiResPatchSSLModel(nn.Module):
         backbone: str | Sequence[str] = "resnet50",
         in_chans: int = 1,
         pre_trained: bool = False,
-        weights_path: str | Path | None = None,
+        weights_path: str | Path | Sequence[str | Path | None] | None = None,
         shared_encoder: bool = False,
         encoder_size: int | Sequence[int | None] | None = None,
         features: Features = "crops",
@@ -139,10 +145,20 @@ class MultiResPatchSSLModel(nn.Module):
         statistics_images: int = 500,
         encoder_batch: int = 256,
         seed: int = 0,
+        mean: float | Sequence[float | None] | None = None,
+        std: float | Sequence[float | None] | None = None,
+        input_range: Sequence[float] | Sequence[Sequence[float] | None] | None = None,
+        image_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        if len(patch_sizes) == 0 or len(set(patch_sizes)) != len(patch_sizes):
-            msg = f"`patch_sizes` needs one or more different sizes, got {tuple(patch_sizes)}."
+        n = len(patch_sizes)
+        backbones = _one_each("backbone", backbone, n)
+        files = _one_each("weights_path", weights_path, n)
+        if n == 0 or (len(set(patch_sizes)) < n and isinstance(backbone, str)):
+            msg = (
+                "`patch_sizes` needs one or more different sizes, unless `backbone` lists an encoder for each; "
+                f"got {tuple(patch_sizes)}."
+            )
             raise ValueError(msg)
         check_choice("features", features, Features)
         check_choice("score", score, Score)
@@ -152,17 +168,15 @@ class MultiResPatchSSLModel(nn.Module):
                 f"got {top_q}, {statistics_images} and {encoder_batch}."
             )
             raise ValueError(msg)
-        n = len(patch_sizes)
         banks = [
             ReferenceBank(reach, distance, bank_dtype, feature_dim, max_references, selection, seed)
             for reach in _one_each("patch_distance", patch_distance, n)
         ]
         self.patch_sizes = tuple(patch_sizes)
         self.strides = _one_each("strides", strides, n)
-        backbones = _one_each("backbone", backbone, n)
         encoder_sizes = _one_each("encoder_size", encoder_size, n)
-        if shared_encoder and (len(set(backbones)) > 1 or len(set(encoder_sizes)) > 1):
-            msg = "A shared encoder needs one `backbone` and one `encoder_size` for all patch sizes."
+        if shared_encoder and len({*zip(backbones, files, encoder_sizes, strict=True)}) > 1:
+            msg = "A shared encoder needs one `backbone`, `weights_path` and `encoder_size` for all patch sizes."
             raise ValueError(msg)
         if weights is None:
             weights = PAPER_WEIGHTS if n == len(PAPER_WEIGHTS) else (1.0,) * n
@@ -177,9 +191,29 @@ class MultiResPatchSSLModel(nn.Module):
         self.encoder_batch = encoder_batch
         self.seed = seed
 
+        means, deviations = _one_each("mean", mean, n), _one_each("std", std, n)
+        one_range = input_range is not None and not any(isinstance(part, Sequence) for part in input_range)
+        ranges = _one_each("input_range", [input_range] * n if one_range else input_range, n)
         self.encoders = nn.ModuleList(
-            PatchEncoder(backbones[i], in_chans, pre_trained, weights_path, encoder_sizes[i], layers)
+            PatchEncoder(
+                backbones[i],
+                in_chans,
+                pre_trained,
+                files[i],
+                encoder_sizes[i],
+                layers,
+                means[i],
+                deviations[i],
+                ranges[i],
+                image_size if features == "map" else (encoder_sizes[i] or patch_sizes[i],) * 2,
+            )
             for i in range(1 if shared_encoder else n)
+        )
+        #: What messages call the map of each size.
+        self.map_names = _told_apart(
+            [f"{side} px" for side in patch_sizes],
+            [f"{side} px, {name}" for side, name in zip(patch_sizes, backbones, strict=True)],
+            [f"{side} px, {name} ({i})" for i, (side, name) in enumerate(zip(patch_sizes, backbones, strict=True), 1)],
         )
         self.heads = nn.ModuleList(projection_head(self.encoder(i).num_features, out=projection_dim) for i in range(n))
         self.banks = nn.ModuleList(banks)
@@ -410,6 +444,11 @@ class MultiResPatchSSLModel(nn.Module):
 def grey(image: Tensor) -> Tensor:
     """Average the channels of images ``(B, C, H, W)`` to ``(B, 1, H, W)``."""
     return image if image.shape[1] == 1 else image.mean(1, keepdim=True)
+
+
+def _told_apart(*names: list[str]) -> tuple[str, ...]:
+    """The first of several lists of names in which all differ."""
+    return next(tuple(each) for each in names if len(set(each)) == len(each))
 
 
 def _one_each(name: str, value: object, n: int) -> list:

@@ -88,7 +88,7 @@ def _sheet(model: Any, query: torch.Tensor, train: Any, root: Path) -> tuple[Ima
         for shown, place, name in ((query, (row, col), "image"), (reference, there, "normal")):
             picture = shown[0, 0].numpy()
             patch, mask = _cut(picture, grid, place)
-            both = [(picture, mask, name), (patch, None, f"{match.patch_size} px")]
+            both = [(picture, mask, name), (patch, None, model.map_names[size])]
             for tile, outline, title in both if name == "image" else both[::-1]:
                 tiles.append(tile)
                 masks.append(outline)
@@ -96,7 +96,7 @@ def _sheet(model: Any, query: torch.Tensor, train: Any, root: Path) -> tuple[Ima
         path = Path(train.samples["image_path"].iloc[index])
         shown_path = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
         texts.append(
-            f"{match.patch_size} px: {float(deviation[row, col]):.1f} sd above normal, nearest in {shown_path}"
+            f"{model.map_names[size]}: {float(deviation[row, col]):.1f} sd above normal, nearest in {shown_path}"
         )
     return Image.fromarray(contact_sheet(tiles, columns=4, masks=masks, titles=titles, tile=160)), "; ".join(texts)
 

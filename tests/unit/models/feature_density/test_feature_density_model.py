@@ -1,21 +1,17 @@
-"""FeatureDensity's features, scores and maps, made by hand; weights in the layout of OpenAI's CLIP."""
+"""FeatureDensity's features, scores and maps, made by hand."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
 from anomalib.data import InferenceBatch
-from safetensors.torch import save_file
 from sklearn.covariance import LedoitWolf
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 from torch.nn import functional as F
 
 from anomalib_cxr.models import FeatureDensity
-from anomalib_cxr.models.components.patch_encoder import PatchEncoder
 from anomalib_cxr.models.feature_density.torch_model import FeatureDensityModel
 
 SIDE, CELL, N = 64, 16, 9
@@ -80,36 +76,6 @@ def test_pooled_score_and_the_map_of_cells_are_of_one_density() -> None:
     ]
     expected = (of_cells[1] - of_cells[0].mean(axis=0)) / of_cells[0].std(axis=0, ddof=1)
     np.testing.assert_allclose(found.anomaly_map.numpy(), enlarged(expected), rtol=1e-3, atol=1e-3)
-
-
-def test_weights_of_openais_layout_see_the_grey_values_that_they_were_trained_with(tmp_path: Path) -> None:
-    """CheXzero's file is of that layout; its mean and deviation are none that timm knows."""
-    name, side = "vit_xsmall_patch16_clip_224", 32
-    torch.manual_seed(0)
-    known: Any = timm.create_model(name, num_classes=0, img_size=224).eval()
-    words = {
-        "patch_embed.proj": "conv1", "pos_embed": "positional_embedding", "norm_pre": "ln_pre",
-        "blocks": "transformer.resblocks", "norm1": "ln_1", "norm2": "ln_2", "qkv.": "in_proj_",
-        "attn.proj": "attn.out_proj", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "cls_token": "class_embedding",
-    }  # fmt: skip
-    state = {}
-    for key, value in known.state_dict().items():
-        theirs = key.replace("norm.", "ln_post.") if key.startswith("norm.") else key
-        for ours, word in words.items():
-            theirs = theirs.replace(ours, word)
-        flat = {"class_embedding": value.flatten(), "positional_embedding": value[0]}.get(theirs, value)
-        state[f"visual.{theirs}"] = flat.contiguous().clone()
-    save_file(state, tmp_path / "clip.safetensors")
-    encoder = PatchEncoder(
-        name, weights_path=tmp_path / "clip.safetensors", mean=0.398, std=0.327, layers=(-1,), image_size=(side, side)
-    ).eval()
-    grey = torch.rand(2, 1, side, side)
-    known.set_input_size((side, side))
-    with torch.no_grad():
-        expected = known.forward_intermediates(
-            (grey.expand(-1, 3, -1, -1) - 0.398) / 0.327, indices=1, intermediates_only=True
-        )[0]
-        torch.testing.assert_close(encoder.levels(grey)[0], expected, rtol=1e-3, atol=1e-4)
 
 
 def test_faults_name_themselves() -> None:

@@ -173,6 +173,52 @@ def test_local_weights_are_loaded_with_the_normalisation_they_want(in_chans, tmp
 
 
 @torch.no_grad()
+def test_several_encoders_of_one_size_give_the_mean_of_their_standardised_maps():
+    training, query = images(size=(64, 64)), images(2, (64, 64), seed=1)
+    names, same = ("test_resnet", "test_vit", "test_efficientnet"), {"features": "map", "image_size": (64, 64)}
+    several = build(patch_sizes=(16, 16, 16), backbone=names, **same)
+    several.fit(several.features(training))
+    expected = 0
+    for i, name in enumerate(names):
+        alone = build(patch_sizes=(16,), backbone=name, **same)
+        alone.encoders[0].load_state_dict(several.encoders[i].state_dict())
+        alone.fit(alone.features(training))
+        expected = expected + alone(query).anomaly_map / 3
+    torch.testing.assert_close(several(query).anomaly_map, expected, rtol=1e-4, atol=1e-4)
+    assert several.map_names == tuple(f"16 px, {name}" for name in names)
+    twice = build(patch_sizes=(16, 32, 16), backbone=["test_vit"] * 3, features="map", image_size=(64, 64))
+    assert twice.map_names == ("16 px, test_vit (1)", "32 px, test_vit (2)", "16 px, test_vit (3)")
+
+
+@torch.no_grad()
+def test_each_encoder_has_its_own_file_and_grey_values(tmp_path):
+    states = []
+    for i in (0, 1):
+        torch.manual_seed(i)
+        states.append(timm.create_model("test_resnet", in_chans=1).state_dict())
+        save_file(states[i], tmp_path / f"{i}.safetensors")
+    files = [tmp_path / "0.safetensors", tmp_path / "1.safetensors"]
+    grey = {"mean": [0.2, None], "std": (0.5, 0.25), "input_range": [None, (-1, 1)]}
+    model = build(patch_sizes=(16, 16), backbone=["test_resnet"] * 2, weights_path=files, **grey)
+    for i, (mean, std) in enumerate(((0.2, 0.5), (0.75, 0.125))):
+        torch.testing.assert_close(model.encoders[i].model.conv1[0].weight, states[i]["conv1.0.weight"])
+        assert (model.encoders[i].mean.item(), model.encoders[i].std.item()) == pytest.approx((mean, std), abs=0.02)
+    both = build(patch_sizes=(16, 32), mean=0.0, std=1.0, input_range=(-3, 1))
+    assert [encoder.mean.item() for encoder in both.encoders] == [0.75, 0.75]
+
+
+@torch.no_grad()
+def test_a_transformer_encodes_patches_of_each_size():
+    model = build(backbone="test_vit", patch_sizes=(16, 32))
+    image = images(1)
+    last_rows = (image[:, :1, 32:, :16], image[:, :1, 16:, :32])
+    for i, (found, patch) in enumerate(zip(model.features(image), last_rows, strict=True)):
+        network = model.encoder(i).model
+        assert network.pos_embed.shape[1] == 1 + (i + 1) ** 2
+        torch.testing.assert_close(found[0, -1, 0], network(2 * patch - 1)[0], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
 def test_weights_and_banks_load_into_a_fresh_model(fitted, tmp_path):
     torch.save(fitted.state_dict(), tmp_path / "state.pt")
     model = build()
@@ -234,7 +280,9 @@ def test_a_shared_encoder_is_one_module():
     ("options", "message"),
     [
         ({"patch_sizes": ()}, "one or more different"),
-        ({"patch_sizes": (16, 16)}, "one or more different"),
+        ({"patch_sizes": (16, 16)}, "one or more different sizes, unless `backbone` lists"),
+        ({"weights_path": ["a.pth"]}, "`weights_path` needs one entry for each of the 2"),
+        ({"backbone": ["test_resnet", "test_vit"], "shared_encoder": True}, "A shared encoder needs one `backbone`"),
         ({"strides": (8,)}, "`strides` needs one entry for each of the 2"),
         ({"weights": (1.0,)}, "`weights` needs 2 numbers"),
         ({"weights": (0.0, 0.0)}, "not all 0"),
