@@ -6,7 +6,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 import yaml
+from anomalib.models.components.feature_extractors import TimmFeatureExtractor
 from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
 
 import anomalib_cxr.plugin
@@ -17,7 +20,10 @@ from anomalib_cxr.pipelines.cross_validation.plan import CrossValidationJob, pla
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "benchmark"
 NAMES = ("zhanglab", "chexpert", "rsna", "padchest", "nih", "vindr_cxr", "phantom")
-SPECIAL = ("localisation", "montgomery", "bmad_chest", "medianomaly", "cluster_check", "kim2023", "anatpaste_table1")
+SPECIAL = (
+    "localisation", "montgomery", "bmad_chest", "medianomaly", "cluster_check", "kim2023", "anatpaste_table1",
+    "foundation",
+)  # fmt: skip
 
 
 def plan(name: str) -> list[CrossValidationJob]:
@@ -65,6 +71,36 @@ def test_all_models_of_the_localisation_measure_the_same() -> None:
         metrics = arguments["evaluator"]["init_args"]["test_metrics"]
         built = [find(metric["class_path"])(**metric["init_args"]) for metric in metrics]
         assert [metric.name for metric in built] == ["pixel_AUROC", "pixel_AUPRO"]
+
+
+def test_each_rival_on_a_foundation_encoder_stands_beside_ours_on_the_same_weights() -> None:
+    encoders: dict[str, set[str]] = {}
+    for job in plan("foundation"):
+        arguments = job.config["model"]["init_args"]
+        encoder = arguments.get("encoder_name") or arguments["backbone"]
+        encoders.setdefault(encoder, set()).add(job.config["model"]["class_path"].rpartition(".")[2])
+    ours = {"MultiResPatchSSL", "FeatureDensity"}
+    rivals = [models - ours for models in encoders.values()]
+    assert all(ours < models for models in encoders.values())
+    assert set().union(*rivals) == {"Dinomaly", "InpFormer", "AnomalyDINO", "Rad"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [job.model for job in plan("foundation")])
+def test_models_on_foundation_encoders_are_built_with_random_weights(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *args, **named: create(*args, **{**named, "pretrained": False}))
+    (job,) = (job for job in plan("foundation") if job.model == name)
+    model = find(job.config["model"]["class_path"])(**job.config["model"]["init_args"])
+    images = model.pre_processor.transform(torch.rand(1, 3, 600, 500))
+    encoders = [part for part in model.model.modules() if isinstance(part, TimmFeatureExtractor)]
+    with torch.no_grad():
+        found = encoders[0](images) if encoders else model.model.features(images)
+    for part in found.values() if isinstance(found, dict) else found:
+        assert part.isfinite().all()
+        assert part.std() > 0
 
 
 def test_no_configuration_is_left_out() -> None:
