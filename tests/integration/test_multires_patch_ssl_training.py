@@ -161,6 +161,7 @@ def test_banks_hold_each_image_in_other_poses_too_and_learn_whitening_from_it_as
     data = TinyRadiographs(tiny_root)
     plain, _ = _fit(tmp_path / "plain", data, **given)
     model, _ = _fit(tmp_path / "views", data, **given, bank_views=2, view_strength=0.5)
+    plain, model = plain.eval(), model.eval()
     n = len(data.train_data)
     images = torch.stack([data.train_data[i].image for i in range(n)])
     draws = torch.rand(n, 10, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
@@ -176,7 +177,7 @@ def test_banks_hold_each_image_in_other_poses_too_and_learn_whitening_from_it_as
     # An image may not match an altered copy of itself where the statistics are made.
     assert (model.model.score_mean > 0.5 * plain.model.score_mean).all()
     with torch.no_grad():
-        nearer, farther = (one.model.maps(looks[2][:1]).mean() for one in (model.eval(), plain.eval()))
+        nearer, farther = (one.model.maps(looks[2][:1]).mean() for one in (model, plain))
     assert nearer < 0.01 * farther
     size = len(model.model.reference_banks()[0].search.image_index[0, 0])
     model.extend_bank(images[:2] * 0.9)
