@@ -77,6 +77,13 @@ def load_weights(model: nn.Module, path: str | Path, backbone: str) -> WeightLay
         raise ValueError(msg)
     model.load_state_dict(weights, strict=False)  # strict but for counters that old files lack
     logger.info("Weights of %s: %s layout, for backbone %s.", Path(path).name, layout.name, backbone)
+    if layout.mean is not None:
+        logger.info(
+            "Unless given, mean=%g, std=%g and input_range=%s are what the published ones of this layout want.",
+            layout.mean,
+            layout.std,
+            list(layout.input_range),
+        )
     return layout
 
 
