@@ -55,12 +55,22 @@ def test_a_comparison_has_both_detectors_and_six_built_in_ones(name: str) -> Non
         model = find(job.config["model"]["class_path"])
         if not issubclass(model, StepTrainingMixin):
             built_in += 1
-            one_pass = model.__name__ in {"Padim", "Patchcore", "Dfkde"}
+            one_pass = model.__name__ in {"Padim", "Patchcore", "Dfkde", "Dfm", "MHPatchcore"}
             assert one_pass != ("max_epochs" in job.config["trainer"]), f"{job.name} would run 1000 epochs"
     per_model = Counter(job.model for job in jobs)
     assert built_in / per_model[jobs[0].model] >= 6
     ours = {"anatpaste", "cutpaste_normal", "cutpaste_scar", "cutpaste_3way", "cutpaste_union", "multires_patch_ssl"}
     assert ours <= set(per_model)
+
+
+@pytest.mark.parametrize("name", ["zhanglab", "phantom"])
+def test_the_rivals_have_the_features_of_our_frozen_map(name: str) -> None:
+    models = {job.model: job.config["model"] for job in plan(name)}
+    rivals = {"mh_patchcore": "MHPatchcore", "dfm": "Dfm", "supersimplenet": "Supersimplenet", "draem": "Draem"}
+    for rival, kind in rivals.items():
+        assert find(models[rival]["class_path"]).__name__ == kind
+        backbone = models[rival]["init_args"].get("backbone")
+        assert backbone == (None if rival == "draem" else models["multires_frozen"]["init_args"]["backbone"])
 
 
 def test_all_models_of_the_localisation_measure_the_same() -> None:
