@@ -118,7 +118,6 @@ class AlphaGAN(StepTrainingMixin, AnomalibModule):  # type: ignore[misc]  # as i
         if pre_processor is True:
             pre_processor = self.configure_pre_processor((resolved.image_size, resolved.image_size))
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
-        self.preset = preset
         self.generator_steps = generator_steps
         self.set_up_training(
             seed=seed,
@@ -130,6 +129,7 @@ class AlphaGAN(StepTrainingMixin, AnomalibModule):  # type: ignore[misc]  # as i
             learning_rate=resolved.learning_rate,
             lr_schedule=resolved.lr_schedule,
             films_in_memory=films_in_memory,
+            published_batch=10 if preset == "paper" else None,
             **(_ADAM if optimizer == "adam" else {}),
         )
         self.keep_resolved(**vars(resolved))
@@ -142,12 +142,6 @@ class AlphaGAN(StepTrainingMixin, AnomalibModule):  # type: ignore[misc]  # as i
                 reconstruction_weight=reconstruction_weight,
                 score=resolved.score,
             )
-
-    def on_fit_start(self) -> None:
-        """Say what is not as the preset has it."""
-        super().on_fit_start()
-        if self.preset == "paper":
-            self.warn_of_batch(10)
 
     def training_loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """What each player learns from; the critics sit out all but each few steps."""

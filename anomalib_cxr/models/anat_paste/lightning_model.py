@@ -174,7 +174,6 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
             _require(resolved.image_size >= 32, f"image_size must be at least 32, not {resolved.image_size}.")
             pre_processor = BankMixin.configure_pre_processor((resolved.image_size, resolved.image_size))
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
-        self.preset = preset
         self.set_up_training(
             seed=seed,
             max_steps=resolved.max_steps,
@@ -188,6 +187,7 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
             lr_schedule=lr_schedule,
             warmup_steps=warmup_steps,
             films_in_memory=films_in_memory,
+            published_batch=64 if preset == "paper" else None,
         )
         self.keep_resolved(**vars(resolved), region=None if region is None else describe_function(region))
         self.map_description = _MAPS[resolved.density]
@@ -224,8 +224,6 @@ class AnatPaste(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         """Find the region of all training images, once."""
         super().on_fit_start()
         self._looked_at_pixels = False
-        if self.preset == "paper":
-            self.warn_of_batch(64)
         if self.needs_region:
             self._find_region()
         save_training_sheets(self, self.region_masks, self.pasting)

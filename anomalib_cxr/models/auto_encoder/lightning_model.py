@@ -197,7 +197,6 @@ class AutoEncoder(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Ano
         if pre_processor is True:
             pre_processor = BankMixin.configure_pre_processor((resolved.image_size, resolved.image_size))
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
-        self.preset = preset
         self.variant = variant
         self.network_name = network
         self.set_up_training(
@@ -212,6 +211,7 @@ class AutoEncoder(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Ano
             lr_schedule=resolved.lr_schedule,
             warmup_steps=warmup_steps,
             films_in_memory=films_in_memory,
+            published_batch=64 if preset == "paper" and network == "conv" else None,
             **(_ADAM[network] if optimizer == "adam" else {}),
         )
         self.keep_resolved(**vars(resolved), network=network)
@@ -246,12 +246,6 @@ class AutoEncoder(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Ano
     def parameter_groups(self) -> Any:
         """The network; an encoder that errors are seen by is not trained."""
         return self.model.network
-
-    def on_fit_start(self) -> None:
-        """Say what is not as the preset has it."""
-        super().on_fit_start()
-        if self.preset == "paper" and self.network_name == "conv":
-            self.warn_of_batch(64)
 
     def on_stage_start(self, stage: Stage) -> None:
         """Take the statistics of the features that errors are seen by."""

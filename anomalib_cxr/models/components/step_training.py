@@ -98,6 +98,7 @@ class StepTrainingMixin(ScoringMixin):
     _stage: int | None = None
     _films: ResidentFilms | None = None
     _losses: FiniteLosses
+    _published_batch: int | None
 
     # ------------------------------------------------------------------ what a detector says
 
@@ -153,6 +154,7 @@ class StepTrainingMixin(ScoringMixin):
         warmup_steps: int = 0,
         least_steps: int = 1,
         films_in_memory: bool | None = None,
+        published_batch: int | None = None,
         **optimizer_arguments: Any,
     ) -> None:
         """Check and keep the arguments of a training.
@@ -173,6 +175,8 @@ class StepTrainingMixin(ScoringMixin):
             least_steps: Smallest ``max_steps``; 0 where a network may be used as it is.
             films_in_memory: Keep the training films in memory at the model's size, see :class:`ResidentFilms`; None
                 does so where each is read at least twice, nothing augments them, and they fit.
+            published_batch: Images a step of ``preset: paper``, which no model can set: a datamodule with another batch
+                is said at the start of a fit. None where that preset is not taken.
             **optimizer_arguments: For the optimiser, for example ``betas``.
 
         Raises:
@@ -205,6 +209,7 @@ class StepTrainingMixin(ScoringMixin):
         self.lr_schedule = lr_schedule
         self.warmup_steps = warmup_steps
         self.films_in_memory = films_in_memory
+        self._published_batch = published_batch
         self.keep_resolved(
             max_steps=max_steps,
             steps_per_epoch=self.steps_per_epoch,
@@ -279,19 +284,6 @@ class StepTrainingMixin(ScoringMixin):
         batches = self.trainer.fit_loop.epoch_loop.batch_progress.total.completed
         return int(batches) // self.trainer.accumulate_grad_batches
 
-    def warn_of_batch(self, published: int) -> None:
-        """Say so where the datamodule's batch is not that of ``preset: paper``, which no model can set.
-
-        Args:
-            published: Images a step.
-        """
-        if self.datamodule.train_batch_size != published:
-            logger.warning(
-                "preset=paper trains with batch %d, the datamodule has train_batch_size=%d.",
-                published,
-                self.datamodule.train_batch_size,
-            )
-
     def setup(self, stage: str) -> None:
         """Replace the datamodule's training loader by one whose order depends on the step alone."""
         super().setup(stage)
@@ -305,6 +297,16 @@ class StepTrainingMixin(ScoringMixin):
             raise ValueError(msg)
         self._stage = None
         vars(self.datamodule)["train_dataloader"] = self._step_loader
+
+    def on_fit_start(self) -> None:
+        """Say so where the datamodule's batch is not the published one."""
+        super().on_fit_start()
+        if self._published_batch not in (None, self.datamodule.train_batch_size):
+            logger.warning(
+                "preset=paper trains with batch %d, the datamodule has train_batch_size=%d.",
+                self._published_batch,
+                self.datamodule.train_batch_size,
+            )
 
     def teardown(self, stage: str) -> None:
         """Give the datamodule its own training loader back."""

@@ -125,7 +125,6 @@ class DeepSVDD(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anomal
         if pre_processor is True:
             pre_processor = self.configure_pre_processor((side, side))
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
-        self.preset = preset
         self.set_up_training(
             seed=seed,
             max_steps=resolved.max_steps,
@@ -137,6 +136,7 @@ class DeepSVDD(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anomal
             weight_decay=weight_decay,
             lr_schedule=resolved.lr_schedule,
             films_in_memory=films_in_memory,
+            published_batch=_PAPER_BATCH if preset == "paper" else None,
         )
         if pretraining_steps is None:
             pretraining_steps = int(PRESETS[preset]["pretraining_share"] * self.max_steps)
@@ -155,12 +155,6 @@ class DeepSVDD(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anomal
             self.model: DeepSVDDModel = DeepSVDDModel(
                 objective, nu, contrast_normalisation, pretraining_steps > 0, (side, side)
             )
-
-    def on_fit_start(self) -> None:
-        """Say if the batch is not the paper's."""
-        super().on_fit_start()
-        if self.preset == "paper":
-            self.warn_of_batch(_PAPER_BATCH)
 
     @property
     def stages(self) -> Sequence[Stage]:

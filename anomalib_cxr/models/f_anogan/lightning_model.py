@@ -134,7 +134,6 @@ class FAnoGAN(StepTrainingMixin, AnomalibModule):  # type: ignore[misc]  # as in
         if pre_processor is True:
             pre_processor = self.configure_pre_processor((image_size, image_size))
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
-        self.preset = preset
         self.gan_steps = resolved.gan_steps
         self.critic_steps = resolved.critic_steps
         self.encoder_learning_rate = resolved.encoder_learning_rate
@@ -149,6 +148,7 @@ class FAnoGAN(StepTrainingMixin, AnomalibModule):  # type: ignore[misc]  # as in
             lr_schedule="constant",
             least_steps=2,
             films_in_memory=films_in_memory,
+            published_batch=64 if preset == "paper" else None,
             **(_ADAM if optimizer == "adam" else {}),
         )
         for wrong, message in (
@@ -191,12 +191,6 @@ class FAnoGAN(StepTrainingMixin, AnomalibModule):  # type: ignore[misc]  # as in
             {"params": self.model.critic},
             {"params": self.model.encoder, "lr": self.encoder_learning_rate},
         ]
-
-    def on_fit_start(self) -> None:
-        """Say what is not as the preset has it."""
-        super().on_fit_start()
-        if self.preset == "paper":
-            self.warn_of_batch(64)
 
     def training_loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """What the players of this stage learn from; the generator sits out all but each few steps."""

@@ -142,7 +142,6 @@ class PatchSVDD(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
         if pre_processor is True:
             pre_processor = self.configure_pre_processor((side, side))
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
-        self.preset = preset
         self.set_up_training(
             seed=seed,
             max_steps=resolved.max_steps,
@@ -154,6 +153,7 @@ class PatchSVDD(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
             weight_decay=weight_decay,
             lr_schedule=resolved.lr_schedule,
             films_in_memory=films_in_memory,
+            published_batch=_PAPER_BATCH if preset == "paper" else None,
         )
         with seeded(seed):
             self.model: PatchSVDDModel = PatchSVDDModel(
@@ -166,12 +166,6 @@ class PatchSVDD(BankMixin, AnomalibModule):  # type: ignore[misc]  # as in Anoma
                 width=resolved.width,
             )
         self.keep_resolved(**vars(resolved), strides=strides)
-
-    def on_fit_start(self) -> None:
-        """Say if the batch is not the paper's."""
-        super().on_fit_start()
-        if self.preset == "paper":
-            self.warn_of_batch(_PAPER_BATCH)
 
     def on_stage_start(self, stage: Stage) -> None:
         """Take the mean of the normal training images, which every patch is seen against."""

@@ -151,7 +151,6 @@ class PoissonInterpolation(StepTrainingMixin, AnomalibModule):  # type: ignore[m
                 raise ValueError(msg)
             pre_processor = self.configure_pre_processor((side, side))
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
-        self.preset = preset
         self.set_up_training(
             seed=seed,
             max_steps=resolved.max_steps,
@@ -165,6 +164,7 @@ class PoissonInterpolation(StepTrainingMixin, AnomalibModule):  # type: ignore[m
             lr_schedule=resolved.lr_schedule,
             warmup_steps=warmup_steps,
             films_in_memory=films_in_memory,
+            published_batch=_PAPER_BATCH if preset == "paper" else None,
         )
         self.pasting = PatchInterpolation(
             blend, (patch_share[0], patch_share[1]), shift=resolved.shift, segmentation=resolved.lungs
@@ -180,8 +180,6 @@ class PoissonInterpolation(StepTrainingMixin, AnomalibModule):  # type: ignore[m
     def on_fit_start(self) -> None:
         """Find the lungs of all training images, once, and save pictures of what is trained on."""
         super().on_fit_start()
-        if self.preset == "paper":
-            self.warn_of_batch(_PAPER_BATCH)
         if self.pasting.segmentation:
             self.region_masks = find_region_masks(self, _region, self.num_workers)
         save_training_sheets(self, self.region_masks, self.pasting)

@@ -132,7 +132,6 @@ class SQUID(StepTrainingMixin, AnomalibModule):  # type: ignore[misc]  # as in A
         if pre_processor is True:
             pre_processor = self.configure_pre_processor((side, side))
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
-        self.preset = preset
         self.discriminator_learning_rate = resolved.discriminator_learning_rate
         self.shift = check_number("shift", shift, high=0.5)
         self.scale = check_number("scale", scale, high=0.5)
@@ -147,6 +146,7 @@ class SQUID(StepTrainingMixin, AnomalibModule):  # type: ignore[misc]  # as in A
             weight_decay=weight_decay,
             lr_schedule=lr_schedule,
             films_in_memory=films_in_memory,
+            published_batch=16 if preset == "paper" else None,
             **(_ADAM if optimizer == "adam" else {}),
         )
         self.keep_resolved(**vars(resolved))
@@ -169,12 +169,6 @@ class SQUID(StepTrainingMixin, AnomalibModule):  # type: ignore[misc]  # as in A
         if self.lr_schedule == "constant":
             return 1.0
         return _FLOOR + (1 - _FLOOR) * warmup_cosine(step, 0, _PERIOD * self.max_steps)
-
-    def on_fit_start(self) -> None:
-        """Say what is not as the preset has it."""
-        super().on_fit_start()
-        if self.preset == "paper":
-            self.warn_of_batch(16)
 
     def training_loss(self, batch: ImageBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Move films a little, and let each player learn whose turn it is."""

@@ -4,7 +4,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from anomalib_cxr.models import AnatPaste, MultiResPatchSSL
+from anomalib_cxr.models import (
+    SQUID,
+    AlphaGAN,
+    AnatPaste,
+    AutoEncoder,
+    DeepSVDD,
+    FAnoGAN,
+    MultiResPatchSSL,
+    PatchSVDD,
+)
 from anomalib_cxr.models.components.step_training import StepTrainingMixin
 
 
@@ -23,9 +32,19 @@ def test_more_processes_than_images_are_refused_before_training(model: type, opt
         detector._step_loader()
 
 
-@pytest.mark.parametrize("batch", [8, 64])
-def test_a_batch_other_than_the_papers_is_said(batch: int, caplog: pytest.LogCaptureFixture) -> None:
-    detector = SimpleNamespace(datamodule=SimpleNamespace(train_batch_size=batch))
-    StepTrainingMixin.warn_of_batch(detector, 64)  # type: ignore[arg-type]
-    said = ["preset=paper trains with batch 64, the datamodule has train_batch_size=8."] if batch == 8 else []
-    assert [record.getMessage() for record in caplog.records] == said
+#: Images a step in the papers or their codes.
+PUBLISHED = {AlphaGAN: 10, AnatPaste: 64, AutoEncoder: 64, DeepSVDD: 200, FAnoGAN: 64, PatchSVDD: 64, SQUID: 16}
+
+
+@pytest.mark.parametrize(("model", "published"), PUBLISHED.items(), ids=lambda each: getattr(each, "__name__", ""))
+def test_a_batch_other_than_the_papers_is_said(
+    model: type, published: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AnatPaste, "on_fit_start", StepTrainingMixin.on_fit_start)  # its own looks for lungs
+    for preset, batch, is_said in (("paper", 8, True), ("paper", published, False), ("laptop", 8, False)):
+        detector = model(preset=preset)
+        detector._trainer = SimpleNamespace(datamodule=SimpleNamespace(train_batch_size=batch))
+        caplog.clear()
+        detector.on_fit_start()
+        said = f"preset=paper trains with batch {published}, the datamodule has train_batch_size=8."
+        assert [record.getMessage() for record in caplog.records] == [said] * is_said
