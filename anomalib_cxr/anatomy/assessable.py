@@ -6,21 +6,22 @@ fixed on the normal films of the training and on faults drawn into them, and go 
 How strange a film is is measured in several ways, each with a name: how like a drawn fault (a linear discriminant of
 its small picture), how far its picture and its numbers, all together, are from those of the training films
 (Mahalanobis distances), and some of the numbers of its lungs and its brightness by themselves.
-Each is scaled by its median and its upper 2 % among the training normals; the largest says how strange the film is.
+Each is scaled by its median among the training normals and its upper 2 % among these, as they are and with opaque
+lungs drawn into them: a sick film is to be judged. The largest says how strange the film is.
 The limit is an order statistic of that among the training normals, each measured by what the others taught (five
 folds): new normal films, exchangeable with them, are flagged with a probability of about 2 % at most (split conformal,
 but for the folds). The covariance is that of probabilistic principal components (Tipping and Bishop 1999).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_cxr.anatomy.film_look import FAULTS, NUMBERS, SIDE, FilmLook, look_at
+from anomalib_cxr.anatomy.film_look import FAULTS, NUMBERS, SIDE, FilmLook, TrainingLook, look_at, look_at_training_film
 
 Array = NDArray[np.float64]
 
@@ -148,32 +149,48 @@ class FilmLimits:
     # ------------------------------------------------------------------ fixing them
 
     @classmethod
-    def fix(cls, looks: Sequence[FilmLook], faults: Sequence[Mapping[str, NDArray[np.float32]]]) -> "FilmLimits | None":
-        """Fix limits on the normal films of a training.
+    def from_films(cls, films: Iterable[NDArray[Any]]) -> "FilmLimits | None":
+        """Fix limits on normal films.
 
         Args:
-            looks: What each looks like (:func:`look_at`).
-            faults: What each looks like with faults (:func:`drawn_faults`).
+            films: (H, W) brightness in [0, 1] each, at the size that the detector sees.
 
         Returns:
             The limits; None with fewer than :data:`FEWEST` films, which say too little.
         """
-        count, names = len(looks), tuple(FAULTS)
+        return cls.fix([look_at_training_film(film, number) for number, film in enumerate(films)])
+
+    @classmethod
+    def fix(cls, films: Sequence[TrainingLook]) -> "FilmLimits | None":
+        """Fix limits on the normal films of a training.
+
+        Args:
+            films: What each looks like, in an order that says nothing.
+
+        Returns:
+            The limits; None with fewer than :data:`FEWEST` films, which say too little.
+        """
+        count, names = len(films), tuple(FAULTS)
+        looks = [film.plain for film in films]
         if count < FEWEST:
             return None
         pictures = np.array([look.picture for look in looks], float)
         numbers = np.array([[look.values[name] for name in NUMBERS] for look in looks])
-        faulty = np.array([[one[name] for name in names] for one in faults], float)
+        faulty = np.array([[film.faults[name] for name in names] for film in films], float)
         folds = np.arange(count) % _FOLDS
         kept = min(_COMPONENTS, count // 5)  # the same in all folds, so that their measures compare
         unseen = np.empty((count, len(names) + _WHOLE + len(_SINGLE)))
+        opaque = np.full_like(unseen, np.nan)
         for fold in range(_FOLDS):
             others = folds != fold
             taught = _teach(pictures[others], faulty[others], numbers[others], kept)
             for film in np.flatnonzero(folds == fold):
                 unseen[film] = _measures(taught, looks[int(film)])
+                sick = films[int(film)].opaque
+                if sick is not None:
+                    opaque[film] = _measures(taught, sick)
         median = np.median(unseen, axis=0)
-        spread = np.maximum(np.quantile(unseen, 1 - RATE, axis=0) - median, 1e-6)
+        spread = np.maximum(np.nanquantile(np.concatenate([unseen, opaque]), 1 - RATE, axis=0) - median, 1e-6)
         scales = np.stack([median, spread], axis=1)
         strangest = ((unseen - median) / spread).max(axis=1)
         # Rounded as it is kept, so that a run and what is exported of it say the same.

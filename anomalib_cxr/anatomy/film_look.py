@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_cxr.anatomy.lung_outline import place_outline
+from anomalib_cxr.anatomy.lung_outline import Placement, place_outline
 from anomalib_cxr.anatomy.region_quality import describe_mask
 
 SIDE = 16
@@ -23,6 +23,8 @@ NUMBERS = (
 
 _WORK_SIZE = 128  # the one at which the outline of the lungs is placed
 _POINTS = 72  # of each lung's outline
+_OPACITY = 0.75  # of what makes a lung opaque, 1 would leave nothing of it
+_SOFT_EDGE = 4.0  # pixels at the work size
 _LEAST_CONTRAST = 1e-3  # a film of one grey has no contrast to be divided by
 
 
@@ -41,6 +43,20 @@ class FilmLook(NamedTuple):
     values: Mapping[str, float]
 
 
+class TrainingLook(NamedTuple):
+    """What a normal film of a training looks like, and would look like otherwise.
+
+    Attributes:
+        plain: As it is.
+        faults: Small picture (256,) with each of :data:`FAULTS`, which make it unfit to be judged.
+        opaque: With opaque lungs, which do not: that is for the detector to find. None where that was not drawn.
+    """
+
+    plain: FilmLook
+    faults: Mapping[str, NDArray[np.float32]]
+    opaque: FilmLook | None
+
+
 def look_at(film: NDArray[Any]) -> FilmLook:
     """Look at a film.
 
@@ -51,33 +67,55 @@ def look_at(film: NDArray[Any]) -> FilmLook:
         What it looks like.
     """
     small = _at_work_size(film)
-    values = {"brightness": float(small.mean()), "deviation": float(small.std())}
-    return FilmLook(_picture(small), _lungs(small) | values)
+    return _look(small, _place(small))
 
 
-def drawn_faults(film: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
-    """Draw faults into a film, and look at what comes out.
+def look_at_training_film(film: NDArray[Any], number: int) -> TrainingLook:
+    """Look at a normal film of a training, with faults and with opaque lungs.
 
     Args:
-        film: (H, W) brightness in [0, 1] of a film without them.
+        film: (H, W) brightness in [0, 1].
+        number: Of the film. Lungs of every other one are made opaque: the left on the film, the right, both, and what
+            lies below their middle take turns.
 
     Returns:
-        The small picture (256,) of each fault, by the name that reasons call it.
+        What it looks like.
     """
     small = _at_work_size(film)
-    return {name: _picture(draw(small)) for name, draw in FAULTS.items()}
+    placement = _place(small)
+    opaque = None
+    if number % 2 == 0:
+        drawn = _with_opaque_lungs(small, placement, number // 2 % 4)
+        opaque = _look(drawn, _place(drawn))
+    faults = {name: _picture(draw(small)) for name, draw in FAULTS.items()}
+    return TrainingLook(_look(small, placement), faults, opaque)
 
 
-def _lungs(small: NDArray[np.float32]) -> dict[str, float]:
-    """Numbers of the lungs' outline where it fits best; not bent onto their edges, which would cost as much again."""
+def _look(small: NDArray[np.float32], placement: Placement) -> FilmLook:
+    values = {"brightness": float(small.mean()), "deviation": float(small.std())}
+    return FilmLook(_picture(small), _lungs(small, placement) | values)
+
+
+def _stretched(small: NDArray[np.float32]) -> NDArray[np.float32]:
     low, high = np.percentile(small, (1, 99))
-    stretched = np.clip((small - low) / max(float(high - low), _LEAST_CONTRAST), 0, 1).astype(np.float32)
-    placement = place_outline(stretched)
-    outlines = placement.outline(_POINTS)
-    mask = np.zeros(small.shape, np.uint8)
+    return np.clip((small - low) / max(float(high - low), _LEAST_CONTRAST), 0, 1).astype(np.float32)
+
+
+def _place(small: NDArray[np.float32]) -> Placement:
+    """Where the outline of the lungs fits best; it is not bent onto their edges, which would cost as much again."""
+    return place_outline(_stretched(small))
+
+
+def _filled(outlines: NDArray[Any]) -> NDArray[np.uint8]:
+    mask = np.zeros((_WORK_SIZE, _WORK_SIZE), np.uint8)
     for outline in outlines:
         cv2.fillPoly(mask, [np.round((outline * _WORK_SIZE - 0.5) * 16).astype(np.int32)], 1, shift=4)
-    quality = describe_mask(stretched, mask.astype(bool), None, placement.score)
+    return mask
+
+
+def _lungs(small: NDArray[np.float32], placement: Placement) -> dict[str, float]:
+    outlines = placement.outline(_POINTS)
+    quality = describe_mask(_stretched(small), _filled(outlines).astype(bool), None, placement.score)
     (left, top), (right, bottom) = outlines.min(axis=(0, 1)), 1 - outlines.max(axis=(0, 1))
     return {
         "placement_score": placement.score,
@@ -89,6 +127,23 @@ def _lungs(small: NDArray[np.float32]) -> dict[str, float]:
         "left": float(left),
         "right": float(right),
     }
+
+
+def _with_opaque_lungs(small: NDArray[np.float32], placement: Placement, which: int) -> NDArray[np.float32]:
+    """Make lungs nearly as bright as what is between and around them: 0 left on the film, 1 right, 2 both, 3 below."""
+    outlines = placement.outline(_POINTS)
+    lungs = _filled(outlines).astype(bool)
+    if not lungs.any() or lungs.all():
+        return small
+    rows, columns = np.flatnonzero(lungs.any(axis=1)), np.flatnonzero(lungs.any(axis=0))
+    around = np.zeros_like(lungs)
+    around[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+    chosen = _filled(outlines if which > 1 else outlines[which : which + 1]).astype(np.float32)
+    if which == 3:
+        chosen[: (rows[0] + rows[-1]) // 2] = 0
+    share = _OPACITY * cv2.GaussianBlur(chosen, (0, 0), _SOFT_EDGE)
+    bright = small[around & ~lungs].mean() if (around & ~lungs).any() else small.max()
+    return np.asarray(small + (np.maximum(bright, small) - small) * share, np.float32)
 
 
 def _at_work_size(film: NDArray[Any]) -> NDArray[np.float32]:

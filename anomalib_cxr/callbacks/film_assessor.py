@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import cv2
@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
 from anomalib_cxr.anatomy.assessable import FEWEST, LIMITS_KEY, RATE, Assessment, FilmLimits
-from anomalib_cxr.anatomy.film_look import drawn_faults, look_at
+from anomalib_cxr.anatomy.film_look import TrainingLook, look_at_training_film
 from anomalib_cxr.checkpoint_files import load_checkpoint
 from anomalib_cxr.deploy.resize import antialiased_resize
 from anomalib_cxr.distributed import gather_objects
@@ -154,18 +154,24 @@ def take_limits(pl_module: Any, checkpoint: Mapping[str, Any]) -> None:
 
 
 class _Looks(Dataset):
-    """What training films look like, as they are and with faults."""
+    """What training films look like.
 
-    def __init__(self, dataset: Any, indices: list[int], pl_module: Any) -> None:
-        self.dataset, self.indices = dataset, indices
+    Args:
+        dataset: All of them, un-augmented.
+        chosen: Number and row of those that are looked at.
+        pl_module: Module that sees them.
+    """
+
+    def __init__(self, dataset: Any, chosen: Sequence[tuple[int, int]], pl_module: Any) -> None:
+        self.dataset, self.chosen = dataset, chosen
         self.size = pl_module.input_size
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.chosen)
 
-    def __getitem__(self, place: int) -> Any:
-        film = _grey(self.dataset[self.indices[place]].image, self.size)
-        return look_at(film), drawn_faults(film)
+    def __getitem__(self, place: int) -> TrainingLook:
+        number, row = self.chosen[place]
+        return look_at_training_film(_grey(self.dataset[row].image, self.size), number)
 
 
 def _fix_limits(trainer: Trainer, pl_module: LightningModule, most: int) -> FilmLimits | None:
@@ -183,7 +189,7 @@ def _fix_limits(trainer: Trainer, pl_module: LightningModule, most: int) -> Film
         )
         return None
     chosen = normal[np.linspace(0, len(normal) - 1, min(most, len(normal))).round().astype(int)].tolist()
-    share = chosen[trainer.global_rank :: trainer.world_size]
+    share = list(enumerate(chosen))[trainer.global_rank :: trainer.world_size]
     workers = trainer.datamodule.num_workers  # type: ignore[attr-defined]
     loader = DataLoader(
         _Looks(plain, share, pl_module),
@@ -198,7 +204,7 @@ def _fix_limits(trainer: Trainer, pl_module: LightningModule, most: int) -> Film
     looks: list[Any] = [None] * len(chosen)
     for rank, found in enumerate(shares):
         looks[rank :: len(shares)] = found
-    limits = FilmLimits.fix(*zip(*looks, strict=True)) if trainer.is_global_zero else None
+    limits = FilmLimits.fix(looks) if trainer.is_global_zero else None
     limits = gather_objects(limits)[0]
     if limits is not None and limits.promised_rate > RATE:
         logger.warning(

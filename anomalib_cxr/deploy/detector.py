@@ -81,7 +81,8 @@ class ExportedDetector:
     Attributes:
         metadata: See :func:`read_metadata`.
         thresholds: What scores and maps are compared with.
-        limits: Of the films that may be judged by their scores; None for a model that was exported without.
+        limits: Of the films that may be judged by their scores, the model's own or a site's
+            (:class:`~anomalib_cxr.deploy.Judge` puts those here); None for a model that was exported without.
         arithmetic: Runtime and precision, to be read: other ones give the same numbers up to rounding alone.
 
     Raises:
@@ -136,6 +137,10 @@ class ExportedDetector:
             msg = f"{path} lacks the outputs {sorted(missing)} that its metadata states: export the model again."
             raise ExportedModelError(msg)
 
+    def seen(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """An image (H, W) as the model sees it: resized to its input size."""
+        return antialiased_resize(image, self._size)
+
     def predict(self, images: Sequence[npt.NDArray[np.float32]]) -> list[Prediction]:
         """Score images.
 
@@ -162,7 +167,7 @@ class ExportedDetector:
                 raise ValueError(msg)
         predictions: list[Prediction] = []
         for start in range(0, len(images), self.batch_size):
-            part = [antialiased_resize(image, self._size) for image in images[start : start + self.batch_size]]
+            part = [self.seen(image) for image in images[start : start + self.batch_size]]
             batch = np.stack(part)[:, None].astype(np.float32)
             outputs = self._session(np.ascontiguousarray(np.broadcast_to(batch, (len(part), 3, *self._size))))
             predictions += [

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from anomalib_cxr import __version__
-from anomalib_cxr.anatomy.assessable import NOT_ASSESSABLE, Assessment
+from anomalib_cxr.anatomy.assessable import NOT_ASSESSABLE, Assessment, FilmLimits
 from anomalib_cxr.deploy.commissioning import Site
 from anomalib_cxr.deploy.detector import ExportedDetector
 from anomalib_cxr.metrics.conformal import outside_of_normal
@@ -40,7 +40,8 @@ class Judge:
 
     Args:
         detector: Model that the scores are of.
-        site: What they mean at a site; None leaves the decision to the model.
+        site: What they mean at a site; None leaves the decision to the model. A site that has limits of its own films
+            gives them to the detector.
         rate: False-positive rate of the decision at the site, in (0, 1); without a site it is not used.
 
     Attributes:
@@ -58,6 +59,8 @@ class Judge:
         if site is not None:
             site.refuse_other_model(detector)
             self.threshold = site.threshold(rate)
+            if site.film_limits is not None:
+                detector.limits = FilmLimits.from_record(site.film_limits)
         self.made_with = {
             "model": detector.metadata["file_sha256"],
             "arithmetic": detector.arithmetic,

@@ -14,13 +14,14 @@ from anomalib.deploy import ExportType
 from anomalib.engine import Engine
 from anomalib.pre_processing import PreProcessor
 from drawn_films import write_dicom
+from jsonargparse import Namespace
 from one_trace import one_trace
 from PIL import Image
 from pydicom import dcmread
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 from toy_detector import ToyDetector
 
-from anomalib_cxr.anatomy.assessable import LIMITS_KEY, FilmLimits
+from anomalib_cxr.anatomy.assessable import FEWEST, LIMITS_KEY
 from anomalib_cxr.callbacks import HeatMapVisualizer, film_assessor
 from anomalib_cxr.callbacks.film_assessor import FilmAssessor
 from anomalib_cxr.data import RadiographDataModule
@@ -28,9 +29,10 @@ from anomalib_cxr.data.phantom import render_phantom
 from anomalib_cxr.deploy import ExportedDetector, predict_folder, read_metadata
 from anomalib_cxr.imaging import heat_map_picture, read_radiograph
 from anomalib_cxr.metrics import read_predictions
+from anomalib_cxr.pipelines.commission import Commission
 from anomalib_cxr.plugin.ending import last_lines
 
-SIDE, TRAINING = 64, 40
+SIDE, TRAINING = 64, 30
 FAULTY = {"inverted": "grey values inverted", "upside_down": "upside down"}
 
 
@@ -137,14 +139,17 @@ def test_the_checkpoint_keeps_the_limits(run: Run, tmp_path: Path, caplog: pytes
     assert loaded.film_limits is not None
     assert loaded.film_limits.record() == kept[LIMITS_KEY]
 
+    films = tmp_path / "films"
+    films.mkdir()
+    for name in run.table.index:
+        (films / name).hardlink_to(run.root / "films" / name)
     running = engine(tmp_path / "again")
-    running.predict(ToyDetector(image_size=SIDE), data_path=run.root / "films", ckpt_path=run.checkpoint)
+    running.predict(ToyDetector(image_size=SIDE), data_path=films, ckpt_path=run.checkpoint)
     (path,) = (tmp_path / "again").rglob("predictions.csv")
     again = read_predictions(path).set_index("image").loc[run.table.index]
     columns = ["raw_score", "assessable", "not_assessable_because"]
     pd.testing.assert_frame_equal(again[columns], run.table[columns])
-    unfit = int((read_predictions(path)["assessable"] == "no").sum())
-    assert last_lines(running.trainer)[0].endswith(f"{unfit} not assessable")
+    assert last_lines(running.trainer)[0].endswith(f"{len(FAULTY)} not assessable")
 
     del kept[LIMITS_KEY]  # as an older version left it
     torch.save(kept, tmp_path / "old.ckpt")
@@ -194,7 +199,9 @@ class Standardised(ToyDetector):
 
 
 def test_films_are_looked_at_before_they_are_standardised(run: Run, tmp_path: Path) -> None:
-    engine(tmp_path).train(Standardised(image_size=SIDE), datamodule=Films(run.root / "films"))
+    model = Standardised(image_size=SIDE)
+    model.film_limits = run.model.film_limits
+    engine(tmp_path).test(model, datamodule=Films(run.root / "films"))
     (path,) = tmp_path.rglob("predictions.csv")
     table = read_predictions(path).set_index("image")
     assert table["not_assessable_because"].tolist() == run.table["not_assessable_because"].tolist()
@@ -202,7 +209,7 @@ def test_films_are_looked_at_before_they_are_standardised(run: Run, tmp_path: Pa
 
 
 def test_several_processes_fix_the_limits_that_one_does(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = Films(run.root / "films")
+    data = Films(run.root / "films", training=22)
     data.setup()
 
     def trainer(rank: int, processes: int) -> Any:
@@ -220,15 +227,17 @@ def test_several_processes_fix_the_limits_that_one_does(run: Run, monkeypatch: p
     for rank in range(3):
         with pytest.raises(InterruptedError):
             film_assessor._fix_limits(trainer(rank, 3), run.model, 400)
-    assert [len(share) for share in shares] == [14, 13, 13]
-    monkeypatch.setattr(film_assessor, "gather_objects", lambda own: shares if isinstance(own, list) else [own])
+    assert [len(share) for share in shares] == [8, 7, 7]
+    joined = lambda *first: lambda own: shares if isinstance(own, list) else [*first, own]  # noqa: E731
+    monkeypatch.setattr(film_assessor, "gather_objects", joined())
     limits = film_assessor._fix_limits(trainer(0, 3), run.model, 400)
+    monkeypatch.setattr(film_assessor, "gather_objects", joined(limits))
+    assert film_assessor._fix_limits(trainer(1, 3), run.model, 400) is limits
+    monkeypatch.undo()
+    alone = film_assessor._fix_limits(trainer(0, 1), run.model, 400)
     assert limits is not None
-    assert run.model.film_limits is not None
-    assert limits.record() == run.model.film_limits.record()
-    first = FilmLimits.from_record(limits.record())
-    monkeypatch.setattr(film_assessor, "gather_objects", lambda own: shares if isinstance(own, list) else [first, own])
-    assert film_assessor._fix_limits(trainer(1, 3), run.model, 400) is first
+    assert alone is not None
+    assert limits.record() == alone.record()
 
 
 def test_too_few_training_films_are_said_to_be(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -240,3 +249,25 @@ def test_too_few_training_films_are_said_to_be(run: Run, tmp_path: Path, caplog:
     assert "19 normal training films say too little" in caplog.text
     with pytest.raises(ValueError, match="most must be 0 or more films, not -1"):
         FilmAssessor(most=-1)
+
+
+def test_a_commissioned_detector_goes_by_the_films_of_its_site(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A site whose films all lie on their side."""
+    films = tmp_path / "site"
+    films.mkdir()
+    for number in range(FEWEST):
+        film = np.rot90(render_phantom(SIDE, 6, number).image)
+        Image.fromarray((film * 255).astype(np.uint8)).save(films / f"{number}.png")
+    given = {"ckpt_path": run.checkpoint, "films": films, "output": tmp_path / "new", "rate": 0.1}
+    Commission().run(Namespace(**given, bank="keep", folds=10, export_type=None))
+    assert f"{FEWEST} normal films set the thresholds" in capsys.readouterr().out
+    limits = ToyDetector.load_from_checkpoint(tmp_path / "new" / "model.ckpt").film_limits
+    assert limits is not None
+    assert limits.films == FEWEST
+    upright = render_phantom(SIDE, 6, 100).image
+    assert limits.assess(np.ascontiguousarray(np.rot90(upright))).assessable
+    assert not limits.assess(upright).assessable
+    assert run.model.film_limits is not None
+    assert run.model.film_limits.assess(upright).assessable

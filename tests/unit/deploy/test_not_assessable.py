@@ -117,10 +117,9 @@ import sys
 for name in ("torch", "torchvision", "lightning", "anomalib", "pandas", "scipy", "sklearn", "skimage"):
     sys.modules[name] = None  # an import raises ImportError
 import numpy as np
-from anomalib_cxr.anatomy.film_look import drawn_faults, look_at
 from anomalib_cxr.anatomy.assessable import FilmLimits
 films = np.random.default_rng(0).random((20, 32, 32), np.float32)
-limits = FilmLimits.fix([look_at(film) for film in films], [drawn_faults(film) for film in films])
+limits = FilmLimits.from_films(films)
 print(limits.assess(np.zeros((32, 32), np.float32)).assessable)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
