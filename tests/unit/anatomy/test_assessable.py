@@ -10,7 +10,17 @@ import pytest
 from faulty_films import cropped, lateral, photograph, turned
 from limits_by_hand import too_bright_above
 
-from anomalib_cxr.anatomy.assessable import FEWEST, RATE, Assessment, FilmLimits, FilmLimitsError, _limit_of, _teach
+from anomalib_cxr.anatomy.assessable import (
+    _AS_A_WHOLE,
+    _SINGLE,
+    FEWEST,
+    RATE,
+    Assessment,
+    FilmLimits,
+    FilmLimitsError,
+    _limit_of,
+    _teach,
+)
 from anomalib_cxr.anatomy.film_look import FAULTS, NUMBERS, FilmLook, TrainingLook, look_at, look_at_training_film
 from anomalib_cxr.data.phantom import render_phantom
 from anomalib_cxr.metrics.conformal import conformal_p_values
@@ -183,6 +193,13 @@ def test_reasons_are_joined(trained: Trained) -> None:
     assert FilmLimits.from_record(record).assess(0.5 * noise).because == whole
     assert FilmLimits.from_record(record).assess(0.5 + 0.5 * noise).because == f"{whole}; too bright"
     assert len(trained.limits.assess(np.zeros((64, 64), np.float32)).because.split("; ")) > 1
+
+
+def test_every_reason_fits_into_a_code_of_dicom() -> None:
+    """64 characters (VR LO), and none is what joins them."""
+    reasons = [*FAULTS, *(reason for _, _, reason in _SINGLE), _AS_A_WHOLE]
+    assert max(map(len, reasons)) <= 64
+    assert not [reason for reason in reasons if ";" in reason]
 
 
 def test_a_look_hardly_depends_on_size_exposure_and_markers() -> None:
