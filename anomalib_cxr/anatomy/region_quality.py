@@ -6,7 +6,6 @@ from typing import Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from skimage.measure import label
 
 from anomalib_cxr.anatomy.lung_outline import FloatArray
 from anomalib_cxr.checks import check_choice
@@ -59,8 +58,8 @@ def describe_mask(
         ValueError: If ``fallback`` is unknown.
     """
     check_choice("fallback", fallback, Fallback | None)
-    labels = label(mask, connectivity=2)
-    areas = np.sort(np.bincount(labels.ravel())[1:])[::-1]
+    *_, found, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    areas = np.sort(found[1:, cv2.CC_STAT_AREA])[::-1]
     width = max(3, round(min(mask.shape) * 0.05)) | 1
     around = cv2.dilate(mask.astype(np.uint8), np.ones((width, width), np.uint8)).astype(bool) & ~mask
     return RegionQuality(

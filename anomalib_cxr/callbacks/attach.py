@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
+from anomalib_cxr.callbacks.film_assessor import FilmAssessor
 from anomalib_cxr.callbacks.findings_check import FindingsCheck
 from anomalib_cxr.callbacks.predictions_writer import PredictionsWriter
 from anomalib_cxr.callbacks.validation_lines import ValidationLines
@@ -30,7 +31,8 @@ def with_run_callbacks(model: Any, callbacks: Callback | Sequence[Callback]) -> 
     if not (hasattr(model, "split_sha256") or hasattr(type(datamodule), "split_hash")):
         return given
     known = [*given, *getattr(trainer, "callbacks", ())]
-    ours = [_present(kind, known) or kind() for kind in (PredictionsWriter, FindingsCheck, ValidationLines)]
+    kinds = (FilmAssessor, PredictionsWriter, FindingsCheck, ValidationLines)
+    ours = [_present(kind, known) or kind() for kind in kinds]
     return [*ours, *(one for one in given if one not in ours)]
 
 

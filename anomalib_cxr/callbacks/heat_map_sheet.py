@@ -9,6 +9,8 @@ from anomalib.data import ImageBatch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
+from anomalib_cxr.anatomy.assessable import NOT_ASSESSABLE
+from anomalib_cxr.callbacks.film_assessor import assessment_of
 from anomalib_cxr.callbacks.film_names import film_name
 from anomalib_cxr.checks import check_choice
 from anomalib_cxr.files import written_atomically
@@ -87,7 +89,10 @@ class HeatMapSheet(Callback):
             mask = None if item.gt_mask is None else item.gt_mask.squeeze().cpu().numpy()
             if mask is not None and mask.shape != grey.shape:
                 mask = None
+            assessment = assessment_of(trainer, item.image_path)
             title = f"{float(item.pred_score):.2f}"
+            if assessment is not None and not assessment.assessable:
+                title += f" {NOT_ASSESSABLE}"
             if item.image_path:
                 title += f"\n{film_name(item.image_path, trainer, self.names)}"
             kept.items.append((blend_heat_map(grey, smooth_heat_map(heat, grey.shape)), mask, title))

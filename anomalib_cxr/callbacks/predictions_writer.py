@@ -15,6 +15,8 @@ from anomalib.data import InferenceBatch
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from anomalib_cxr.anatomy.assessable import NOT_ASSESSABLE, Assessment
+from anomalib_cxr.callbacks.film_assessor import assessment_of
 from anomalib_cxr.callbacks.pictures import images_root, pictures_of
 from anomalib_cxr.callbacks.run_record import TRAINING_KEY, describe_run, describe_training, write_json
 from anomalib_cxr.callbacks.unreadable_list import unreadable_of, write_unreadable
@@ -23,7 +25,7 @@ from anomalib_cxr.distributed import gather_objects, order_without_repeats
 from anomalib_cxr.imaging.picture_names import below
 from anomalib_cxr.metrics.checks import check_scores
 from anomalib_cxr.metrics.conformal import conformal_p_values, outside_of_normal
-from anomalib_cxr.metrics.predictions import PICTURE, write_predictions
+from anomalib_cxr.metrics.predictions import ASSESSABLE, BECAUSE, PICTURE, write_predictions
 from anomalib_cxr.run_folder import PREDICTIONS, RECORD, UNREADABLE, VALIDATION_PREDICTIONS
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class _Rows:
     scores: list[float] = field(default_factory=list)
     decisions: list[int | None] = field(default_factory=list)
     pictures: list[str] = field(default_factory=list)
+    assessments: list[Assessment | None] = field(default_factory=list)
 
 
 @dataclass
@@ -73,6 +76,9 @@ class PredictionsWriter(Callback):
     ``run.json`` beside it says what the run was (:func:`~anomalib_cxr.callbacks.run_record.describe_run`): versions,
     model and data with their arguments, the weights' checkpoint and step, and the training with the quality of its
     region masks, which its checkpoints keep too.
+
+    A film that is not assessable (:class:`~anomalib_cxr.callbacks.film_assessor.FilmAssessor`) has its score, and the
+    decision "not assessable" with the reason.
 
     Images of a folder that cannot be read are left out of a prediction, and listed in ``unreadable.csv``.
 
@@ -289,6 +295,7 @@ class PredictionsWriter(Callback):
         self._rows.pictures += [
             _below(written[path], folder) if path in written else "" for path in map(str, batch.image_path)
         ]
+        self._rows.assessments += [assessment_of(trainer, path) for path in batch.image_path]
 
     def _p_values(self, rows: _Rows) -> Any:
         known = self._validation
@@ -352,6 +359,11 @@ def _table(rows: _Rows, trainer: Trainer) -> pd.DataFrame:
     known = _known_of_images(trainer)
     nothing = {"patient_id": "", "findings": ""}
     described = [known.get(image, nothing) for image in rows.images]
+    assessed = rows.assessments or [None] * len(rows.images)
+    decisions = [
+        NOT_ASSESSABLE if one is not None and not one.assessable else _WORDS[decision]
+        for one, decision in zip(assessed, rows.decisions, strict=True)
+    ]
     return pd.DataFrame(
         {
             "image": _names(rows.images, trainer),
@@ -361,9 +373,11 @@ def _table(rows: _Rows, trainer: Trainer) -> pd.DataFrame:
             "raw_score": rows.raw_scores,
             "score": rows.scores,
             "p_value": np.nan,
-            "decision": [_WORDS[decision] for decision in rows.decisions],
+            "decision": decisions,
             "split_hash": getattr(getattr(trainer, "datamodule", None), "split_hash", ""),
             PICTURE: rows.pictures or "",
+            ASSESSABLE: ["" if one is None else "yes" if one.assessable else "no" for one in assessed],
+            BECAUSE: ["" if one is None else one.because for one in assessed],
         }
     )
 

@@ -12,6 +12,7 @@ from anomalib.visualization.image import visualizer as stock
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
+from anomalib_cxr.callbacks.film_assessor import assessment_of
 from anomalib_cxr.callbacks.film_names import film_name
 from anomalib_cxr.callbacks.pictures import Pictures, pictures_of
 from anomalib_cxr.callbacks.predictions_writer import PredictionsWriter
@@ -35,7 +36,8 @@ class HeatMapVisualizer(ImageVisualizer):
     display, which the picture says; masks, metrics and exports keep it as it is. White is the outline of the map above
     its threshold, yellow that of the mask where the data set has one. Below stand name, decision, score, threshold,
     and the p-value where the run knows it; where the score is beyond those of all normal validation images, also that
-    the film is "outside of what the model knows".
+    the film is "outside of what the model knows". A film that should not be judged by its score is "not assessable",
+    with the reason.
 
     Pictures keep the path of the film below the root of the data.
 
@@ -127,6 +129,7 @@ class HeatMapVisualizer(ImageVisualizer):
         image_threshold = float(getattr(processor, "normalized_image_threshold", 0.5))
         pixel_threshold = float(getattr(processor, "normalized_pixel_threshold", 0.5))
         p_value, outside = _p_value(item, trainer)
+        assessment = assessment_of(trainer, item.image_path)
         caption = Caption(
             name=film_name(item.image_path, trainer, self.names) if item.image_path else "",
             score=None if item.pred_score is None else float(item.pred_score),
@@ -134,6 +137,7 @@ class HeatMapVisualizer(ImageVisualizer):
             abnormal=None if item.pred_label is None else bool(item.pred_label),
             p_value=p_value,
             outside=outside,
+            not_assessable="" if assessment is None else assessment.because,
         )
         return heat_map_picture(
             film_of(item, None if trainer is None else pictures_of(trainer)),

@@ -86,7 +86,8 @@ def _infer(arguments: list[str]) -> int:
         shard=shard,
     )
     tables = Path(chosen.output) if shard is None else shard.folder(Path(chosen.output))
-    print(f"{done.images} images scored, {done.abnormal} judged abnormal; results in {tables}")
+    unfit = "" if done.not_assessable is None else f", {done.not_assessable} not assessable"
+    print(f"{done.images} images scored, {done.abnormal} judged abnormal{unfit}; results in {tables}")
     if "dicom" in chosen.pictures and done.without_capture:
         print(f"{done.without_capture} images got no Secondary Capture: they are no DICOM, or lack identifiers")
     if done.own_captures:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anomalib_cxr import __version__
+from anomalib_cxr.anatomy.assessable import FEWEST, FilmLimits
 from anomalib_cxr.deploy.detector import ExportedDetector
 from anomalib_cxr.deploy.metadata import STEEPNESS
 from anomalib_cxr.deploy.secondary_capture import is_own_capture
@@ -68,6 +69,10 @@ class Site:
         scores: (n,) normalised scores of the site's normal films, ascending.
         unreadable: Films that could not be read or scored, and folders that could not be opened: not among them.
         shift: Against the model's validation normals; None where those were not given.
+        film_limits: Record of :class:`~anomalib_cxr.anatomy.assessable.FilmLimits` of the site's films, which take the
+            place of the model's: films like these are assessable here. None with too few films, where the model's stay,
+            and for a model that has none.
+        not_assessable: Films beyond the model's own limits; None where it has none.
     """
 
     model: str
@@ -75,6 +80,8 @@ class Site:
     scores: tuple[float, ...]
     unreadable: int = 0
     shift: Shift | None = None
+    film_limits: Mapping[str, Any] | None = None
+    not_assessable: int | None = None
 
     @property
     def smallest_p_value(self) -> float:
@@ -83,8 +90,9 @@ class Site:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of model and scores: two sites of one digest judge alike."""
-        return sha256(json.dumps([self.model_sha256, self.scores]).encode()).hexdigest()
+        """SHA-256 of model, scores and limits: two sites of one digest judge alike."""
+        limits = [] if self.film_limits is None else [self.film_limits]
+        return sha256(json.dumps([self.model_sha256, self.scores, *limits]).encode()).hexdigest()
 
     def p_values(self, scores: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Say how unusual scores are at this site.
@@ -149,7 +157,18 @@ class Site:
             scores = np.asarray(content["scores"], dtype=float)
             made_as, unreadable = int(content["format"]), int(content["unreadable"])
             shift = None if content["shift"] is None else Shift(**content["shift"])
-            site = cls(str(content["model"]), str(content["model_sha256"]), tuple(scores.tolist()), unreadable, shift)
+            limits, unfit = content.get("film_limits"), content.get("not_assessable")
+            if limits is not None:
+                FilmLimits.from_record(limits)
+            site = cls(
+                str(content["model"]),
+                str(content["model_sha256"]),
+                tuple(scores.tolist()),
+                unreadable,
+                shift,
+                limits,
+                None if unfit is None else int(unfit),
+            )
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             msg = f"{path} is no site file ({error}): make one with `anomalib-cxr-infer commission`."
             raise SiteError(msg) from error
@@ -210,13 +229,27 @@ def commission(
     found = list_radiographs(root)
     films = [root / name for name in found.images if not is_own_capture(root / name)]
     scored = list(show_progress(detector.predict_files(films), "Scoring", len(films), shown=progress))
-    scores = sorted(film.prediction.score for film in scored if film.prediction is not None)
+    found_of = [(film.image, film.prediction) for film in scored if film.image is not None and film.prediction]
+    scores = sorted(prediction.score for _, prediction in found_of)
     if not scores:
         msg = f"None of the {len(films)} radiographs in {root} could be scored: give normal films of the site."
         raise SiteError(msg)
     unreadable = len(films) - len(scores) + len(found.closed)
     shift = None if validation_scores is None else compare(validation_scores, scores)
-    return Site(detector.metadata["model"], detector.metadata["file_sha256"], tuple(scores), unreadable, shift)
+    limits, unfit = None, None
+    if detector.limits is not None:
+        unfit = sum(not one.assessment.assessable for _, one in found_of if one.assessment is not None)
+        if len(scores) >= FEWEST:
+            limits = FilmLimits.from_films(detector.seen(image) for image, _ in found_of)
+    return Site(
+        detector.metadata["model"],
+        detector.metadata["file_sha256"],
+        tuple(scores),
+        unreadable,
+        shift,
+        None if limits is None else limits.record(),
+        unfit,
+    )
 
 
 def normalised(raw_scores: npt.ArrayLike, metadata: Mapping[str, Any]) -> npt.NDArray[np.float64]:
@@ -295,6 +328,11 @@ def promises(site: Site, rates: Sequence[float] = RATES) -> list[str]:
         exact = lowest_alarm(n, rate) / (n + 1)
         promise = f"score above {threshold:.4f}" if math.isfinite(threshold) else "not possible with so few films"
         lines.append(f"At most {rate:.0%} of new normal films called abnormal ({exact:.1%} expected): {promise}.")
+    if site.not_assessable is not None:
+        lines.append(f"{site.not_assessable} of these films are not assessable by the model's own limits.")
+    if site.film_limits is not None:
+        rate = FilmLimits.from_record(site.film_limits).promised_rate
+        lines.append(f"Here films are assessable that are like these: at most {rate:.1%} of new normal ones are not.")
     if site.shift is not None:
         lines.append(
             f"Median score {site.shift.median_here:.4f} here, {site.shift.median_before:.4f} of {site.shift.films} "

@@ -1,19 +1,23 @@
 """An exported detector: brightness arrays or files in, scores, decisions and heat maps out."""
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from anomalib_cxr.anatomy.assessable import LIMITS_KEY, Assessment, FilmLimits, FilmLimitsError
 from anomalib_cxr.checks import check_choice
 from anomalib_cxr.deploy.metadata import EXACT_RESIZE, ExportedModelError, read_metadata, weights_path
 from anomalib_cxr.deploy.resize import antialiased_resize
 from anomalib_cxr.deploy.runtimes import Precision, Runtime, open_session
 from anomalib_cxr.imaging import RadiographError, read_radiograph
+
+logger = logging.getLogger(__name__)
 
 
 class Thresholds(NamedTuple):
@@ -36,12 +40,15 @@ class Prediction(NamedTuple):
         abnormal: Decision: whether the score is above the image threshold of :class:`Thresholds`.
         heat_map: (h, w) float32 in (0, 1) at the model's input size; 0.5 is the pixel threshold found in training.
         mask: (h, w) bool: pixels above the pixel threshold of :class:`Thresholds`.
+        assessment: Whether the film is of the kind that the model was trained on; if not, its score says little. None
+            for a model that has no limits of it.
     """
 
     score: float
     abnormal: bool
     heat_map: npt.NDArray[np.float32]
     mask: npt.NDArray[np.bool_]
+    assessment: Assessment | None = None
 
 
 class FilePrediction(NamedTuple):
@@ -74,6 +81,8 @@ class ExportedDetector:
     Attributes:
         metadata: See :func:`read_metadata`.
         thresholds: What scores and maps are compared with.
+        limits: Of the films that may be judged by their scores, the model's own or a site's
+            (:class:`~anomalib_cxr.deploy.Judge` puts those here); None for a model that was exported without.
         arithmetic: Runtime and precision, to be read: other ones give the same numbers up to rounding alone.
 
     Raises:
@@ -113,6 +122,7 @@ class ExportedDetector:
         self.batch_size = batch_size
         self.thresholds = Thresholds(self.metadata["decision"]["image"], self.metadata["decision"]["pixel"])
         self._size = (size[0], size[1])
+        self.limits = _limits(path, self.metadata.get(LIMITS_KEY))
         weights = weights_path(Path(path), self.metadata)
         self._session = open_session(Path(path), runtime, threads, precision, self._size, batch_size, weights)
         self.arithmetic = f"{type(self._session).__name__.removesuffix('Session')}, {precision}"
@@ -126,6 +136,10 @@ class ExportedDetector:
         if missing:
             msg = f"{path} lacks the outputs {sorted(missing)} that its metadata states: export the model again."
             raise ExportedModelError(msg)
+
+    def seen(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """An image (H, W) as the model sees it: resized to its input size."""
+        return antialiased_resize(image, self._size)
 
     def predict(self, images: Sequence[npt.NDArray[np.float32]]) -> list[Prediction]:
         """Score images.
@@ -153,7 +167,7 @@ class ExportedDetector:
                 raise ValueError(msg)
         predictions: list[Prediction] = []
         for start in range(0, len(images), self.batch_size):
-            part = [antialiased_resize(image, self._size) for image in images[start : start + self.batch_size]]
+            part = [self.seen(image) for image in images[start : start + self.batch_size]]
             batch = np.stack(part)[:, None].astype(np.float32)
             outputs = self._session(np.ascontiguousarray(np.broadcast_to(batch, (len(part), 3, *self._size))))
             predictions += [
@@ -162,6 +176,7 @@ class ExportedDetector:
                     bool(outputs["pred_label"][i]),
                     outputs["anomaly_map"][i, 0],
                     outputs["pred_mask"][i, 0].astype(bool),
+                    None if self.limits is None else self.limits.assess(part[i]),
                 )
                 for i in range(len(part))
             ]
@@ -185,6 +200,17 @@ class ExportedDetector:
                 if prediction is not None and (fault := _fault(prediction)):
                     prediction, error = None, f"{path} cannot be scored: {fault}"
                 yield FilePrediction(path, image, prediction, error)
+
+
+def _limits(path: str | Path, record: Any) -> FilmLimits | None:
+    if record is None:
+        logger.info("Films are not assessed: %s was exported without limits of what it was trained on.", path)
+        return None
+    try:
+        return FilmLimits.from_record(record)
+    except FilmLimitsError as error:
+        msg = f"{path} cannot assess films: {error}"
+        raise ExportedModelError(msg) from error
 
 
 def _fault(prediction: Prediction) -> str | None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anomalib_cxr import __version__
+from anomalib_cxr.anatomy.assessable import NOT_ASSESSABLE
 from anomalib_cxr.checks import check_choice
 from anomalib_cxr.csv_tables import growing_table
 from anomalib_cxr.deploy.commissioning import Site
@@ -42,6 +43,8 @@ class Summary(NamedTuple):
         ignored: Files that are hidden, as a Mac's ``._a.jpg``, or no radiographs by their name.
         without_capture: Images for which no Secondary Capture was written though one was asked for.
         own_captures: Secondary Captures of an earlier run, left out.
+        not_assessable: Images called neither normal nor abnormal, as they are not of the kind that the model was
+            trained on; None for a model that cannot tell.
     """
 
     images: int
@@ -50,6 +53,7 @@ class Summary(NamedTuple):
     ignored: int
     without_capture: int
     own_captures: int
+    not_assessable: int | None = None
 
 
 def predict_folder(
@@ -72,9 +76,10 @@ def predict_folder(
     radiographs and are left out.
 
     - ``predictions.csv``: ``image`` (path below the folder), ``score``, ``threshold`` (of the normalised score: 0.5,
-      unless the model was given another sensitivity), ``decision`` (normal, abnormal), ``heat_map``,
-      ``secondary_capture`` (paths below the output folder, or empty); with a site, ``p_value``, and threshold and
-      decision are the site's.
+      unless the model was given another sensitivity), ``decision`` (normal, abnormal, not assessable), ``heat_map``,
+      ``secondary_capture`` (paths below the output folder, or empty), ``assessable`` (yes, no),
+      ``not_assessable_because`` (reasons joined by "; "), both empty for a model that has no limits of what it was
+      trained on; with a site, ``p_value``, and threshold and decision are the site's.
     - ``unreadable.csv``: ``image`` and ``reason``, of files that cannot be read or scored, which are not in the other
       table, and of those whose pictures cannot be made, which are.
     - ``heat_maps/``: PNG overlays under the names of the images.
@@ -130,7 +135,7 @@ def predict_folder(
     judge = Judge(detector, site, rate)
     draw = _Draw(detector, root, output, pictures, names, judge)
     threshold = f"{judge.threshold:.7g}"
-    images = abnormal = without_capture = unreadable = own_captures = 0
+    images = abnormal = not_assessable = without_capture = unreadable = own_captures = 0
 
     names_here = [name for name in found.images if shard is None or shard.holds(name)]
 
@@ -153,6 +158,8 @@ def predict_folder(
             "decision",
             "heat_map",
             "secondary_capture",
+            "assessable",
+            "not_assessable_because",
             *(["p_value"] if site else []),
         ) as add,
         growing_table(tables / UNREADABLE, "image", "reason") as report,
@@ -166,19 +173,31 @@ def predict_folder(
             reason = scored.error
             if scored.prediction is not None:
                 images += 1
-                verdict = judge(scored.prediction.score, scored.prediction.abnormal)
-                abnormal += verdict.abnormal
+                verdict = judge(scored.prediction.score, scored.prediction.abnormal, scored.prediction.assessment)
+                abnormal += verdict.decision == "abnormal"
+                not_assessable += verdict.decision == NOT_ASSESSABLE
                 heat_map, capture, reason = draw(scored, verdict, images)
                 without_capture += "dicom" in pictures and not capture
-                decision = "abnormal" if verdict.abnormal else "normal"
+                assessable = "" if detector.limits is None else "no" if verdict.not_assessable else "yes"
                 p_value = [] if verdict.p_value is None else [f"{verdict.p_value:.7g}"]
-                add(name, f"{scored.prediction.score:.7f}", threshold, decision, heat_map, capture, *p_value)
+                add(
+                    name,
+                    f"{scored.prediction.score:.7f}",
+                    threshold,
+                    verdict.decision,
+                    heat_map,
+                    capture,
+                    assessable,
+                    verdict.not_assessable,
+                    *p_value,
+                )
             if reason is not None:
                 unreadable += 1
                 report(name, reason)
     if shard is not None:
         finish(shard, output, {"folder": listing_digest(found.images), **judge.made_with})
-    return Summary(images, abnormal, unreadable, found.ignored, without_capture, own_captures)
+    unfit = None if detector.limits is None else not_assessable
+    return Summary(images, abnormal, unreadable, found.ignored, without_capture, own_captures, unfit)
 
 
 class _Draw:
@@ -215,7 +234,7 @@ class _Draw:
             if "dicom" in self.pictures and _is_dicom(found.path):
                 # An archive knows the film by its header, which may say that nothing is burned in that names a patient.
                 hashed = self._picture(found.path, found.image, found.prediction, verdict, "hash")
-                capture = self._capture(hashed, found.path, number)
+                capture = self._capture(hashed, found.path, number, verdict.not_assessable)
         except Exception as error:  # noqa: BLE001  # one film must not end the run
             reason = " ".join(str(error).split()) or type(error).__name__
             return heat_map, capture, f"{found.path} was scored, but its pictures were not made: {reason}"
@@ -226,11 +245,20 @@ class _Draw:
     ) -> npt.NDArray[np.uint8]:
         name = shown_name(path.relative_to(self.root).as_posix(), names)
         decided = prediction._replace(abnormal=verdict.abnormal)
-        return overlay(image, decided, self.model, self.thresholds, name, verdict.p_value, verdict.outside)
+        return overlay(
+            image,
+            decided,
+            self.model,
+            self.thresholds,
+            name,
+            verdict.p_value,
+            verdict.outside,
+            verdict.not_assessable,
+        )
 
-    def _capture(self, picture: npt.NDArray[np.uint8], source: Path, number: int) -> str:
+    def _capture(self, picture: npt.NDArray[np.uint8], source: Path, number: int, not_assessable: str) -> str:
         try:
-            data = secondary_capture(picture, source, self.description, self.run, number)
+            data = secondary_capture(picture, source, self.description, self.run, number, not_assessable)
         except ValueError as error:
             logger.warning("No Secondary Capture: %s.", error)
             return ""

@@ -73,8 +73,10 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         width that images are resized to), ``pre_processing`` (:data:`EXACT_RESIZE`, or what else is done), ``outputs``
         (:data:`OUTPUTS`), ``normalisation`` (ranges that scores and maps are squashed by), ``thresholds`` (raw scale),
         ``decision`` (scores and pixels above these, on the normalised scale, are abnormal: 1 − sensitivity),
-        ``banks``, ``split_sha256`` (None if the datamodule knows no split), ``compression``, ``weights`` (file, bytes,
-        sha256), ``file_sha256`` (of this file, with :data:`UNSEALED` in its place).
+        ``banks``, ``split_sha256`` (None if the datamodule knows no split), ``compression``, ``film_limits`` (which
+        films may be judged by their scores, see :class:`~anomalib_cxr.anatomy.assessable.FilmLimits`; None where none
+        were fixed, absent in older files), ``weights`` (file, bytes, sha256), ``file_sha256`` (of this file, with
+        :data:`UNSEALED` in its place).
 
     Raises:
         ExportedModelError: If the file is missing, a pickle, of another origin or version, broken, changed or cut

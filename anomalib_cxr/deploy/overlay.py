@@ -21,6 +21,7 @@ def overlay(
     name: str = "",
     p_value: float | None = None,
     outside: bool = False,
+    not_assessable: str = "",
 ) -> npt.NDArray[np.uint8]:
     """Draw a heat map over its radiograph.
 
@@ -36,12 +37,13 @@ def overlay(
         name: Of the film, see :func:`~anomalib_cxr.imaging.shown_name`; "" leaves it out.
         p_value: Of the score, if known.
         outside: Whether the score is beyond all those of the normal images that the p-value is taken from.
+        not_assessable: Why the film should not be judged by its score, in place of the decision; "" where it may be.
 
     Returns:
         (h, w, 3) uint8 RGB, the radiograph in the upper left corner; its longest side is at most :data:`LONGEST_SIDE`.
     """
     thresholds = thresholds or Thresholds()
-    caption = Caption(name, prediction.score, thresholds.image, prediction.abnormal, p_value, outside)
+    caption = Caption(name, prediction.score, thresholds.image, prediction.abnormal, p_value, outside, not_assessable)
     lines = ["NOT FOR DIAGNOSIS", *caption.lines(), f"{model}, anomalib-cxr {__version__}; {SMOOTHED}"]
     return heat_map_picture(image, prediction.heat_map, lines, thresholds.pixel, LONGEST_SIDE)
 

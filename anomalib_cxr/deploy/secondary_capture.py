@@ -72,7 +72,12 @@ def file_beside(made: "Dataset", original: "Dataset") -> None:
 
 
 def secondary_capture(
-    picture: npt.NDArray[np.uint8], source: Path, description: str, run: str, number: int
+    picture: npt.NDArray[np.uint8],
+    source: Path,
+    description: str,
+    run: str,
+    number: int,
+    not_assessable: str = "",
 ) -> "Dataset":
     """Make a Secondary Capture (PS3.3 A.8.1) of a picture that was derived from a radiograph.
 
@@ -86,6 +91,7 @@ def secondary_capture(
         description: How, for DerivationDescription; plain ASCII.
         run: Name of the run, unique: pictures of one study in one run form a series.
         number: InstanceNumber.
+        not_assessable: Why the film should not be judged by its score, for ImageComments; "" where it may be.
 
     Returns:
         The data set, to be saved with ``save_as(path, enforce_file_format=True)``.
@@ -135,6 +141,8 @@ def secondary_capture(
     capture.ImageType = ["DERIVED", "SECONDARY"]
     capture.DerivationDescription = description[:1024]
     capture.ImageComments = "Derived by software for research. Not for diagnosis."
+    if not_assessable:
+        capture.ImageComments += f" Film not assessable: {not_assessable}."
     reference = Dataset()
     reference.ReferencedSOPClassUID = original.SOPClassUID
     reference.ReferencedSOPInstanceUID = original.SOPInstanceUID

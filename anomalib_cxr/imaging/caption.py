@@ -23,6 +23,8 @@ class Caption:
         p_value: Conformal p-value of the score, or None where it is unknown.
         outside: Whether the score is beyond those of all normal images that p-values are taken from: then the film may
             be of another population, and "abnormal" alone would say too much.
+        not_assessable: Why the film should not be judged by its score, which then takes the place of the decision; ""
+            where it may be, or nobody knows.
     """
 
     name: str
@@ -31,11 +33,14 @@ class Caption:
     abnormal: bool | None
     p_value: float | None = None
     outside: bool = False
+    not_assessable: str = ""
 
     @property
     def decision(self) -> str:
         """The decision in words, "" where there is none."""
         words = [] if self.abnormal is None else ["abnormal" if self.abnormal else "normal"]
+        if self.not_assessable:
+            words = [f"not assessable: {self.not_assessable}"]
         return ", ".join([*words, OUTSIDE] if self.outside else words)
 
     def lines(self) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from anomalib_cxr.anatomy.assessable import NOT_ASSESSABLE
 from anomalib_cxr.csv_tables import restored, write_table
 from anomalib_cxr.metrics.checks import check_scores
 
@@ -24,9 +25,13 @@ COLUMNS = (
 """Columns that every file has, in order."""
 
 PICTURE = "picture"
-"""The last column; files of version 0.1 lack it."""
+"""A column that files of version 0.1 lack."""
+ASSESSABLE, BECAUSE = "assessable", "not_assessable_because"
+"""The last columns; older files lack them."""
 
+_LATER = (PICTURE, ASSESSABLE, BECAUSE)
 _LABELS = {"normal", "abnormal", ""}
+_KNOWN = {"label": _LABELS, "decision": _LABELS | {NOT_ASSESSABLE}, ASSESSABLE: {"yes", "no", ""}}
 _NAMED = 3
 
 
@@ -39,15 +44,15 @@ def write_predictions(path: str | Path, predictions: pd.DataFrame) -> None:
 
     Args:
         path: File to write.
-        predictions: Rows with :data:`COLUMNS`, and :data:`PICTURE` where there are pictures; see
-            :func:`read_predictions` for what they hold.
+        predictions: Rows with :data:`COLUMNS`, and where there is such a thing :data:`PICTURE`, :data:`ASSESSABLE` and
+            :data:`BECAUSE`; see :func:`read_predictions` for what they hold.
 
     Raises:
         PredictionsError: If the table is not what :func:`read_predictions` would take.
     """
     path = Path(path)
     _check(predictions, str(path))
-    write_table(path, _with_picture(predictions))
+    write_table(path, _with_later(predictions))
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
@@ -66,9 +71,11 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
         - ``raw_score``: float, what the model gave before any post-processing; higher is more abnormal;
         - ``score``: after it; NaN for a model without post-processor;
         - ``p_value``: conformal, against normal validation images; NaN where there were none;
-        - ``decision``: "normal", "abnormal", or "" for a model without post-processor;
+        - ``decision``: "normal", "abnormal", "not assessable", or "" for a model without post-processor;
         - ``split_hash``: SHA-256 of the split, or "";
-        - ``picture``: path below the file's folder with forward slashes, or a full path; "" where there is none.
+        - ``picture``: path below the file's folder with forward slashes, or a full path; "" where there is none;
+        - ``assessable``: "yes", "no", or "" where films were not assessed;
+        - ``not_assessable_because``: reasons joined by "; ", or "".
 
     Raises:
         PredictionsError: If the file is missing, empty or no such table, names an image twice, or holds a score that
@@ -96,7 +103,7 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
             msg = f"{path}: the column {column} holds what is no number: {error}"
             raise PredictionsError(msg) from error
     _check(table, str(path))
-    return _with_picture(table)
+    return _with_later(table)
 
 
 def check_same_images(a: pd.DataFrame, b: pd.DataFrame, name_a: str, name_b: str) -> pd.DataFrame:
@@ -160,10 +167,11 @@ def _check(table: pd.DataFrame, where: str) -> None:
     if len(repeated):
         msg = f"{where}: {len(repeated)} images are listed more than once, the first is {repeated.iloc[0]}."
         raise PredictionsError(msg)
-    for column in ("label", "decision"):
-        odd = sorted(set(table[column]) - _LABELS)
+    for column, known in _KNOWN.items():
+        odd = sorted(set(table.get(column, ())) - known)
         if odd:
-            msg = f"{where}: unknown values {odd[:_NAMED]} in column {column}, use normal, abnormal or nothing."
+            words = f"{', '.join(sorted(known - {''}))} or nothing"
+            msg = f"{where}: unknown values {odd[:_NAMED]} in column {column}, use {words}."
             raise PredictionsError(msg)
     try:
         check_scores(table["raw_score"], table["image"].tolist(), "raw scores")
@@ -172,7 +180,7 @@ def _check(table: pd.DataFrame, where: str) -> None:
         raise PredictionsError(msg) from error
 
 
-def _with_picture(table: pd.DataFrame) -> pd.DataFrame:
+def _with_later(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of a file, in order."""
     columns = table[list(COLUMNS)]
-    return columns.assign(**{PICTURE: table.get(PICTURE, "")})
+    return columns.assign(**{name: table.get(name, "") for name in _LATER})

@@ -54,6 +54,7 @@ class Finding(NamedTuple):
             self.model.judge.threshold,
             verdict.abnormal,
             verdict.outside,
+            None if verdict.assessment is None else verdict.not_assessable,
         )
 
     @property

@@ -69,7 +69,7 @@ def finish(made: "Dataset", finding: Finding, description: str) -> "Dataset":
     """Give an object its study, and the words that say what it is."""
     file_beside(made, finding.header)
     made.CodingSchemeIdentificationSequence = [coding_scheme()]
-    made.SeriesDescription = description
+    made.SeriesDescription = f"{description}{', film not assessable' if finding.verdict.not_assessable else ''}"
     made.Manufacturer = MANUFACTURER
     made.ManufacturerModelName = finding.model.kind
     made.DeviceSerialNumber = finding.model.sha256

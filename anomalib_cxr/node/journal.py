@@ -25,7 +25,7 @@ STATES: tuple[State, ...] = ("received", "scored", "sent", "failed", "ignored")
 Arrived = Literal["received", "ignored", "failed"]
 
 #: Changes whenever this version would misread what another has written.
-FORMAT = 1
+FORMAT = 2
 #: A pause longer than any that is made: who waits longer, waits because the clock was set back.
 _NEVER = 2 * 86400.0
 
@@ -59,6 +59,7 @@ CREATE TABLE scores (
     threshold REAL,
     abnormal INTEGER NOT NULL,
     outside INTEGER NOT NULL,
+    not_assessable TEXT,
     PRIMARY KEY (film, model_sha256)
 );
 CREATE INDEX scores_by_model ON scores (model_sha256, film);
@@ -74,6 +75,9 @@ CREATE TABLE deliveries (
 );
 CREATE INDEX deliveries_waiting ON deliveries (destination, film) WHERE sent IS NULL AND next_try IS NOT NULL;
 """
+
+#: What makes a journal of this format out of one of an earlier.
+_SINCE = {1: "ALTER TABLE scores ADD COLUMN not_assessable TEXT;"}
 
 #: Condition on films that have a file, and with which nothing is left to do.
 _AT_REST = "file IS NOT NULL AND NOT to_score AND ended IS NOT NULL"
@@ -128,6 +132,7 @@ class Score(NamedTuple):
         threshold: Score above which films are abnormal; infinity where no rate can be promised.
         abnormal: Decision.
         outside: Whether the score is beyond those of all normal films of the site.
+        not_assessable: Why the film should not be judged by its score; "" where it may be, None where nobody knows.
     """
 
     model: str
@@ -137,6 +142,7 @@ class Score(NamedTuple):
     threshold: float
     abnormal: bool
     outside: bool
+    not_assessable: str | None = None
 
 
 class Delivery(NamedTuple):
@@ -198,6 +204,8 @@ class Journal:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version == 0:
             self._db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {FORMAT}; COMMIT;")
+        elif version in _SINCE:
+            self._db.executescript(f"BEGIN; {_SINCE[version]} PRAGMA user_version = {FORMAT}; COMMIT;")
         elif version != FORMAT:
             msg = f"{self.path} is a journal of format {version}, this version reads {FORMAT}: start with a new folder."
             raise JournalError(msg)
@@ -367,7 +375,7 @@ class Journal:
         """
         with self._step() as db:
             db.executemany(
-                "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [(film, *score) for score in scores]
+                "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [(film, *score) for score in scores]
             )
             db.executemany(
                 "INSERT OR IGNORE INTO deliveries (film, object, destination, next_try) VALUES (?, ?, ?, 0)",
@@ -497,6 +505,19 @@ class Journal:
         found = dict.fromkeys(STATES, 0)
         rows = self.query("SELECT state, COUNT(*) FROM films WHERE received >= ? GROUP BY state", since)
         return found | {row[0]: row[1] for row in rows}
+
+    def not_assessable(self, since: float = 0) -> int:
+        """Films that a model called not assessable.
+
+        Args:
+            since: Received at or after this time.
+        """
+        (count,) = self.query(
+            "SELECT COUNT(DISTINCT film) FROM scores JOIN films ON films.id = film "
+            "WHERE not_assessable <> '' AND received >= ?",
+            since,
+        )[0]
+        return int(count)
 
     def knows(self, uid_sha256: str) -> bool:
         """Whether a film of this identifier has ever arrived."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anomalib_cxr import __version__
+from anomalib_cxr.anatomy.assessable import NOT_ASSESSABLE
 from anomalib_cxr.node.journal import Journal
 from anomalib_cxr.node.scores_seen import BINS, ScoresSeen, Watch
 from anomalib_cxr.node.shelf import LoadedModel, Shelf
@@ -58,7 +59,8 @@ def overview(journal: Journal, shelf: Shelf, watch: Watch) -> str:
     """The first page: counts, queue, what went wrong, and each model's scores."""
     today = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
     counts, waiting = journal.counts(today), journal.waiting()
-    parts = ["<h2>Today</h2>", _cards(counts), "<h2>Waiting</h2>", _cards(waiting)]
+    unfit = {NOT_ASSESSABLE: journal.not_assessable(today)}
+    parts = ["<h2>Today</h2>", _cards({**counts, **unfit}), "<h2>Waiting</h2>", _cards(waiting)]
     if shelf.problem is not None:
         parts.append(f'<p class="warning">The old models stay in use: {escape(shelf.problem)}</p>')
     parts += ["<h2>Scores</h2>", *(_model(model, watch(model)) for model in shelf.models)]
@@ -128,6 +130,8 @@ def _cards(numbers: Mapping[Any, int]) -> str:
 
 
 def _decision(row: Row) -> str:
+    if row.not_assessable:
+        return f'<span class="warning">{row.decision}</span>: {escape(row.not_assessable)}'
     return '<span class="hot">abnormal</span>' if row.abnormal else "normal"
 
 

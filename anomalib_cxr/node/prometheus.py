@@ -27,6 +27,8 @@ def metrics(journal: Journal, shelf: Shelf, watch: Watch, answers: Stopwatch) ->
 
     states = [({"state": str(state)}, count) for state, count in journal.counts().items()]
     family("films", "gauge", "Films of the journal by state.", states)
+    unfit = journal.not_assessable()
+    family("not_assessable", "counter", "Films that a model called not assessable.", [({}, unfit)])
     waiting = [({"for": name}, count) for name, count in journal.waiting().items()]
     family("waiting", "gauge", "Films to score, and objects to send by destination.", waiting)
     family("models_faulty", "gauge", "1 if the last exchange of models failed.", [({}, shelf.problem is not None)])

@@ -34,8 +34,11 @@ def capture(finding: Finding) -> "Dataset":
         name,
         finding.verdict.p_value,
         finding.verdict.outside,
+        finding.verdict.not_assessable,
     )
-    return secondary_capture(picture, finding.path, finding.description, finding.model.sha256, 1)
+    return secondary_capture(
+        picture, finding.path, finding.description, finding.model.sha256, 1, finding.verdict.not_assessable
+    )
 
 
 #: What each kind is made by; None where there is nothing to make.

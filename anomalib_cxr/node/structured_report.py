@@ -1,7 +1,8 @@
 """A finding as a Structured Report (TID 1500): each number with its code and unit."""
 
 import math
-from typing import TYPE_CHECKING
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
 
 from anomalib_cxr.deploy.secondary_capture import MANUFACTURER
 from anomalib_cxr.node.finding import Finding
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 def structured_report(finding: Finding) -> "Dataset":
     """Write score, p-value, threshold, decision, model and calibration of the site as a report.
+
+    A film that is not assessable is called so in place of normal or abnormal, each reason being a code of its own.
 
     It is marked as partial, preliminary and unverified, and says in its title of the series that it is not for
     diagnosis. Numbers and their units: score, threshold, p-value and false-positive rate in 1 (UCUM), films of the
@@ -42,7 +45,15 @@ def structured_report(finding: Finding) -> "Dataset":
         for name, value, unit in numbers
         if value is not None and math.isfinite(value)
     ]
+    not_assessable = finding.verdict.not_assessable
     decided = codes.SCT.Abnormal if finding.verdict.abnormal else codes.SCT.Normal
+    if not_assessable:
+        decided = code("not-assessable", "Film not assessable, whatever its score")
+    reasons = [
+        sr.QualitativeEvaluation(code("because", "Why the film is not assessable"), _reason(reason))
+        for reason in not_assessable.split("; ")
+        if reason
+    ]
     group = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=finding.uid("tracking"), identifier="anomaly of the whole film"),
         algorithm_id=sr.AlgorithmIdentification(
@@ -51,7 +62,8 @@ def structured_report(finding: Finding) -> "Dataset":
         ),
         measurements=measurements,
         qualitative_evaluations=[
-            sr.QualitativeEvaluation(code("decision", "Decision by the threshold, not for diagnosis"), decided)
+            sr.QualitativeEvaluation(code("decision", "Decision by the threshold, not for diagnosis"), decided),
+            *reasons,
         ],
         source_images=[sr.SourceImageForMeasurementGroup.from_source_image(film)],
     )  # fmt: skip
@@ -79,3 +91,8 @@ def structured_report(finding: Finding) -> "Dataset":
         manufacturer=MANUFACTURER,
     )
     return finish(report, finding, "Anomaly score, not for diagnosis")
+
+
+def _reason(reason: str) -> Any:
+    """A reason in plain words as a code, whose value has 16 characters at most (PS3.3 table 8.8-1)."""
+    return code(f"because-{sha256(reason.encode()).hexdigest()[:8]}", reason)

@@ -73,7 +73,9 @@ class Worker(Working):
             destinations = [one.name for one in self.configuration.destinations]
             state = self.journal.scored(film.id, [finding.score for finding in findings], objects, destinations)
             event("scored", film=film.uid_sha256, state=state, seconds=round(time.perf_counter() - started, 3),
-                  scores={finding.model.name: round(finding.prediction.score, 6) for finding in findings})  # fmt: skip
+                  scores={finding.model.name: round(finding.prediction.score, 6) for finding in findings},
+                  not_assessable={finding.model.name: finding.verdict.not_assessable for finding in findings
+                                  if finding.verdict.not_assessable})  # fmt: skip
             self._done.set()
         return True
 
@@ -100,7 +102,7 @@ class Worker(Working):
             except ValueError as error:
                 msg = f"{model.name}: the model's score or heat map is not finite"
                 raise NotAssessableError(msg) from error
-            verdict = model.judge(prediction.score, prediction.abnormal)
+            verdict = model.judge(prediction.score, prediction.abnormal, prediction.assessment)
             finding = Finding(path, header, image, model, prediction, verdict)
             findings.append(finding)
             for kind in self.configuration.results:

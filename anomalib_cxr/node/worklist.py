@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from anomalib_cxr.anatomy.assessable import NOT_ASSESSABLE
 from anomalib_cxr.csv_tables import csv_text
 from anomalib_cxr.node.journal import Journal
 from anomalib_cxr.node.spool import Spool
@@ -24,7 +25,8 @@ class Row(NamedTuple):
         score: Normalised score.
         p_value: At the site, or None.
         threshold: Of the score.
-        abnormal: Decision, 0 or 1.
+        abnormal: Whether the score is above it, 0 or 1.
+        not_assessable: Why the film should not be judged by its score; "" where it may be, None where nobody knows.
         header: Texts of its file by keyword, the patient's name among them; "" where there is none.
     """
 
@@ -37,7 +39,13 @@ class Row(NamedTuple):
     p_value: float | None
     threshold: float
     abnormal: int
+    not_assessable: str | None
     header: dict[str, str]
+
+    @property
+    def decision(self) -> str:
+        """The decision in a word."""
+        return NOT_ASSESSABLE if self.not_assessable else "abnormal" if self.abnormal else "normal"
 
 
 def worklist(journal: Journal, spool: Spool, page: int = 0, size: int = PAGE) -> list[Row]:
@@ -53,7 +61,8 @@ def worklist(journal: Journal, spool: Spool, page: int = 0, size: int = PAGE) ->
         Films whose files are kept, by p-value and then by score; those without a p-value come last.
     """
     rows = journal.query(
-        "SELECT films.id, file, state, model, model_sha256, score, p_value, threshold, abnormal FROM ("
+        "SELECT films.id, file, state, model, model_sha256, score, p_value, threshold, abnormal, "
+        "not_assessable FROM ("
         "  SELECT *, ROW_NUMBER() OVER (PARTITION BY film ORDER BY p_value IS NULL, p_value, score DESC) AS place "
         "  FROM scores) AS best JOIN films ON films.id = best.film "
         "WHERE place = 1 AND file IS NOT NULL ORDER BY p_value IS NULL, p_value, score DESC, films.id LIMIT ? OFFSET ?",
@@ -66,7 +75,8 @@ def worklist(journal: Journal, spool: Spool, page: int = 0, size: int = PAGE) ->
 def film_rows(journal: Journal, spool: Spool, film: int) -> list[Row]:
     """What each model said of one film; none if the film is unknown, unscored or no longer kept."""
     rows = journal.query(
-        "SELECT films.id, file, state, model, model_sha256, score, p_value, threshold, abnormal FROM scores "
+        "SELECT films.id, file, state, model, model_sha256, score, p_value, threshold, abnormal, "
+        "not_assessable FROM scores "
         "JOIN films ON films.id = film WHERE films.id = ? AND file IS NOT NULL ORDER BY scores.rowid",
         film,
     )
@@ -79,14 +89,14 @@ def _row(spool: Spool, row: sqlite3.Row) -> Row:
 
 def table(journal: Journal, spool: Spool) -> Iterator[str]:
     """Write the whole worklist as CSV, a page at a time; no cell is a formula to a spreadsheet."""
-    names = ("film", "model", "score", "p_value", "threshold", "decision", "state")
+    names = ("film", "model", "score", "p_value", "threshold", "decision", "not_assessable_because", "state")
     yield csv_text([[*names, *_HEADER]])
     page = 0
     while rows := worklist(journal, spool, page):
         yield csv_text(
             [
                 row.film, row.model, row.score, "" if row.p_value is None else row.p_value, row.threshold,
-                "abnormal" if row.abnormal else "normal", row.state, *row.header.values(),
+                row.decision, row.not_assessable or "", row.state, *row.header.values(),
             ]
             for row in rows
         )  # fmt: skip

@@ -13,6 +13,8 @@ from anomalib.pipelines.components.base.runner import Runner
 from jsonargparse import ArgumentParser, Namespace
 
 from anomalib_cxr import __version__
+from anomalib_cxr.anatomy.assessable import LIMITS_KEY, FilmLimits
+from anomalib_cxr.callbacks.film_assessor import take_limits
 from anomalib_cxr.checkpoint_files import CheckpointError
 from anomalib_cxr.deploy import ExportedDetector, Site
 from anomalib_cxr.deploy.commissioning import compare, normalised, promises
@@ -105,6 +107,9 @@ def _commission(args: Namespace) -> int:
     module.post_processor.move_thresholds(scores, maps, args.rate)
     if args.bank == "extend":
         module.extend_bank(images)
+    if module.film_limits is not None:  # with too few films those of the training stay
+        of_these = FilmLimits.from_films(image.mean(dim=0).numpy() for image in images)
+        module.film_limits = of_these or module.film_limits
 
     before = member["normal_scores"]
     shift = compare(before, scores.numpy()) if before else None
@@ -146,6 +151,7 @@ def _commission(args: Namespace) -> int:
             of_site,
             len(unreadable),
             None if not before else compare(normalised(before, exported.metadata), of_site),
+            exported.metadata[LIMITS_KEY],
         )
         site.save(output / "site.json")
         print("\n".join(promises(site)))
@@ -178,7 +184,9 @@ def load_detector(path: str | Path) -> tuple[dict[str, Any], dict[str, Any], Any
     if not isinstance(module.post_processor, RankPreservingPostProcessor):
         msg = f"{path}: {type(module).__name__} has no post-processor of this package, whose thresholds could be moved."
         raise ValueError(msg)
-    return member, read_checkpoint(path, find_class(member["class_path"]).checkpoint_safe_globals()), module
+    checkpoint = read_checkpoint(path, find_class(member["class_path"]).checkpoint_safe_globals())
+    take_limits(module, checkpoint)
+    return member, checkpoint, module
 
 
 def read_films(module: Any, folder: str | Path) -> tuple[torch.Tensor, dict[str, str]]:

@@ -56,7 +56,9 @@ def _count_predictions(trainer: Any, folder: Path) -> str:
         from anomalib_cxr.callbacks.pictures import evaluated_datasets
 
         return f"{sum(map(len, evaluated_datasets(trainer)))} images scored"
-    return f"{len(table)} images scored, {(table['decision'] == 'abnormal').sum()} judged abnormal"
+    line = f"{len(table)} images scored, {(table['decision'] == 'abnormal').sum()} judged abnormal"
+    unfit = int((table["assessable"] == "no").sum())
+    return f"{line}, {unfit} not assessable" if (table["assessable"] != "").any() else line
 
 
 def _picture(trainer: Any, folder: Path) -> Path | None:

@@ -21,6 +21,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import anomalib_cxr.models
+from anomalib_cxr.callbacks.film_assessor import FilmAssessor
 from anomalib_cxr.data import RadiographDataModule
 from anomalib_cxr.deploy import ExportedDetector, read_metadata
 from anomalib_cxr.models import (
@@ -156,8 +157,10 @@ class _Drawn(torch.utils.data.Dataset):
 
 
 def engine(root: Path) -> Engine:
+    # Which films are assessable is another test's: here each film would be looked at for nothing.
+    quick = [FilmAssessor(most=0)]
     return Engine(
-        default_root_dir=root, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, callbacks=[]
+        default_root_dir=root, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, callbacks=quick
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from anomalib_cxr.anatomy.assessable import FilmLimits
+from anomalib_cxr.callbacks.film_assessor import keep_limits, take_limits
 from anomalib_cxr.checkpoint_files import CheckpointError, load_checkpoint
 from anomalib_cxr.folders import without_folders
 from anomalib_cxr.models.components.module import MixedIntoModule
@@ -23,10 +25,12 @@ class SelfDescribingMixin(MixedIntoModule):
     A checkpoint holds the class's path, and the arguments as they were *used*: what a preset filled in stands in it as
     a value, so that a preset of a later version changes no old model. The SHA-256 of the split, the one in
     ``predictions.csv``, goes from the fit into checkpoints, and from there into exported files; it is None for a
-    datamodule of Anomalib's, which knows none.
+    datamodule of Anomalib's, which knows none. ``film_limits`` say which films should not be judged by their score;
+    None where none were fixed.
     """
 
     split_sha256: str | None = None
+    film_limits: FilmLimits | None = None
     _loaded_arguments: Mapping[str, Any] | None = None
 
     def keep_resolved(self, **arguments: Any) -> None:
@@ -55,12 +59,14 @@ class SelfDescribingMixin(MixedIntoModule):
             }
         checkpoint[CLASS_PATH_KEY] = f"{type(self).__module__}.{type(self).__qualname__}"
         checkpoint["split_sha256"] = self.split_sha256
+        keep_limits(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the hash of the split, and remember the arguments that the weights belong to."""
         refuse_other_class(checkpoint, type(self))
         super().on_load_checkpoint(checkpoint)
         self.split_sha256 = checkpoint.get("split_sha256")
+        take_limits(self, checkpoint)
         self._loaded_arguments = checkpoint.get("hyper_parameters")
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:

@@ -14,6 +14,7 @@ from anomalib.deploy import CompressionType, ExportType
 from lightning import __version__ as lightning_version
 
 from anomalib_cxr import __version__
+from anomalib_cxr.anatomy.assessable import LIMITS_KEY
 from anomalib_cxr.deploy.metadata import EXACT_RESIZE, FORMAT, KEY, OUTPUTS, UNSEALED, describe_weights, seal
 from anomalib_cxr.files import folder_below
 from anomalib_cxr.folders import without_folders
@@ -214,6 +215,7 @@ class DeployableMixin(SelfDescribingMixin):
             },
             "split_sha256": self.split_sha256,
             "compression": None,
+            LIMITS_KEY: None if self.film_limits is None else self.film_limits.record(),
         }
 
     def _pre_processing(self) -> str:

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from drawn_films import write_dicom, write_png
-from exported_by_hand import write_onnx
+from exported_by_hand import metadata, write_onnx
+from limits_by_hand import too_bright_above
 from scipy.stats import beta
 
+from anomalib_cxr.data.phantom import render_phantom
 from anomalib_cxr.deploy import ExportedDetector, Site, SiteError, commission, commissioning, predict_folder
 from anomalib_cxr.deploy.__main__ import main
 from anomalib_cxr.deploy.commissioning import compare, normalised
@@ -88,6 +90,43 @@ def test_a_site_is_commissioned_and_used(tmp_path: Path, capsys: pytest.CaptureF
     assert main([str(model), str(films), "-o", str(plain)]) == 0
     assert {row["decision"] for row in csv.DictReader((plain / "predictions.csv").open())} == {"abnormal"}
     assert "p_value" not in (plain / "predictions.csv").read_text()
+
+
+def test_a_site_says_which_of_its_films_are_assessable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The model knows films darker than 0.3 alone, all of the site are brighter."""
+    model = write_onnx(tmp_path / "model", described=metadata(film_limits=too_bright_above(0.3)))
+    for number in range(20):
+        write_png(tmp_path / "normal" / f"{number}.png", render_phantom(64, 3, number).image)
+    few = tmp_path / "few.json"
+    for number in range(19):
+        (tmp_path / "few").mkdir(exist_ok=True)
+        (tmp_path / "few" / f"{number}.png").hardlink_to(tmp_path / "normal" / f"{number}.png")
+    site_file = tmp_path / "site.json"
+    assert main(["commission", str(model), str(tmp_path / "normal"), "-o", str(site_file)]) == 0
+    said = capsys.readouterr().out
+    assert "20 of these films are not assessable by the model's own limits." in said
+    assert "Here films are assessable that are like these: at most 4.8% of new normal ones are not." in said
+    assert main(["commission", str(model), str(tmp_path / "few"), "-o", str(few)]) == 0
+    assert "Here films are assessable" not in capsys.readouterr().out
+    assert json.loads(few.read_text())["film_limits"] is None
+
+    write_png(tmp_path / "films" / "new.png", render_phantom(64, 3, 100).image)
+    write_png(tmp_path / "films" / "inverted.png", 1 - render_phantom(64, 3, 101).image)
+    for name, site, expected in (
+        ("model", None, {"new.png": "too bright", "inverted.png": "too bright"}),
+        ("few", few, {"new.png": "too bright", "inverted.png": "too bright"}),
+        ("site", site_file, {"new.png": "", "inverted.png": "grey values inverted"}),
+    ):
+        given = [] if site is None else ["--site", str(site)]
+        assert main([str(model), str(tmp_path / "films"), "-o", str(tmp_path / name), *given, "--pictures"]) == 0
+        with (tmp_path / name / "predictions.csv").open() as file:
+            found = {row["image"]: row["not_assessable_because"].split("; ")[0] for row in csv.DictReader(file)}
+        assert found == expected, name
+    content = json.loads(site_file.read_text())
+    assert Site.load(site_file).digest != Site.load(few).digest
+    site_file.write_text(json.dumps(content | {"film_limits": {"format": 99}}))
+    with pytest.raises(SiteError, match=r"is no site file \(Limits of films are of format 99"):
+        Site.load(site_file)
 
 
 def test_another_model_and_broken_sites_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,7 +84,7 @@ def test_files_are_read_a_batch_at_a_time(onnx_model: Path, tmp_path: Path) -> N
 def test_folder_becomes_table_pictures_and_list_of_failures(onnx_model: Path, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = predict_folder(ExportedDetector(onnx_model, batch_size=2), folder, out, ("png", "dicom"), progress=False)
-    assert done == (4, 2, 1, 1, 2, 0)
+    assert done == (4, 2, 1, 1, 2, 0, None)
     with (out / "predictions.csv").open() as file:
         rows = {row["image"]: row for row in csv.DictReader(file)}
     assert sorted(rows) == ["dark.png", "ward/bright.png", "ward/one.dcm", "ward/two.dcm"]

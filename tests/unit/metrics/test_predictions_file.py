@@ -23,11 +23,21 @@ def table() -> pd.DataFrame:
     )
 
 
+def with_later(**changes: list[str]) -> pd.DataFrame:
+    """The table with the columns that came later, empty but for changes."""
+    return table().assign(picture="", assessable="", not_assessable_because="").assign(**changes)
+
+
 def test_predictions_come_back_as_they_were(tmp_path) -> None:
     path = tmp_path / "run" / "predictions.csv"
     write_predictions(path, table())
-    pd.testing.assert_frame_equal(read_predictions(path), table().assign(picture=""), check_exact=True)
-    drawn = table().assign(picture=["images/ä b.png", "", "images/x,y.png"])
+    pd.testing.assert_frame_equal(read_predictions(path), with_later(), check_exact=True)
+    drawn = with_later(
+        picture=["images/ä b.png", "", "images/x,y.png"],
+        decision=["normal", "not assessable", ""],
+        assessable=["yes", "no", ""],
+        not_assessable_because=["", "cut off at the top; too bright", ""],
+    )
     write_predictions(path, drawn)
     pd.testing.assert_frame_equal(read_predictions(path), drawn, check_exact=True)
 
@@ -36,7 +46,7 @@ def test_a_file_without_pictures_is_read(tmp_path) -> None:
     """As version 0.1 wrote them."""
     path = tmp_path / "predictions.csv"
     table().to_csv(path, index=False)
-    pd.testing.assert_frame_equal(read_predictions(path), table().assign(picture=""), check_exact=True)
+    pd.testing.assert_frame_equal(read_predictions(path), with_later(), check_exact=True)
     assert [entry.name for entry in path.parent.iterdir()] == ["predictions.csv"]
 
 
@@ -55,6 +65,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path) -> None:
         (lambda t: t.drop(columns=["p_value", "label"]), r"lacks the columns \['label', 'p_value'\]"),
         (lambda t: t.assign(label=["normal", "sick", ""]), "'sick'"),
         (lambda t: t.assign(decision=["0", "1", ""]), "'0', '1'"),
+        (lambda t: t.assign(label=["normal", "not assessable", ""]), r"'not assessable'\] in column label"),
+        (
+            lambda t: t.assign(assessable=["yes", "maybe", ""]),
+            r"'maybe'\] in column assessable, use no, yes or nothing",
+        ),
         (lambda t: t.assign(image=["a", "b", "a"]), "more than once, the first is a"),
         (lambda t: t.assign(raw_score=["1", "x", "2"]), "raw_score"),
         (lambda t: t.assign(raw_score=["1", "", "2"]), "NaN or infinite, at the images a/NA"),

@@ -191,7 +191,7 @@ def test_a_drift_is_announced(start: Start, settings: dict, tmp_path: Path) -> N
     sha = node.shelf.hashes[0]
     for number in range(60):  # brighter by far than all before
         node.journal.arrived(f"{number:064x}", "d", "MODALITY", f"{number}.dcm", "ignored", "drawn")
-        node.journal.query("INSERT INTO scores VALUES (?, 'mean', ?, 0.9, NULL, 0.5, 1, 0)", number + 1, sha)
+        node.journal.query("INSERT INTO scores VALUES (?, 'mean', ?, 0.9, NULL, 0.5, 1, 0, NULL)", number + 1, sha)
     page = Seen(get(node, "/")[2]).text
     assert "DRIFT ALARM" in page
     assert 'drift_alarm{model="mean"} 1' in get(node, "/metrics")[2].decode()
