@@ -206,7 +206,7 @@ def _fix_limits(trainer: Trainer, pl_module: LightningModule, most: int) -> Film
         looks[rank :: len(shares)] = found
     limits = FilmLimits.fix(looks) if trainer.is_global_zero else None
     limits = gather_objects(limits)[0]
-    if limits is not None and limits.promised_rate > RATE:
+    if trainer.is_global_zero and limits is not None and limits.promised_rate > RATE:
         logger.warning(
             "%d normal training films promise that %.1f %% of new ones are called not assessable at most, not %.0f %%.",
             limits.films, 100 * limits.promised_rate, 100 * RATE,

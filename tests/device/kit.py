@@ -409,7 +409,7 @@ def _figures(table: pd.DataFrame) -> dict[str, float]:
     from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
     truth = (table["label"] == "abnormal").astype(int)
-    decided = (table["decision"] == "abnormal").astype(int)
+    decided = (table["score"] >= 0.5).astype(int)  # films that are not assessable are decided on, too
     return {
         "AUROC": round(float(roc_auc_score(truth, table["raw_score"])), 4),
         "accuracy": round(float(accuracy_score(truth, decided)), 4),

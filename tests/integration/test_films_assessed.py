@@ -208,36 +208,44 @@ def test_films_are_looked_at_before_they_are_standardised(run: Run, tmp_path: Pa
     assert table["raw_score"].tolist() != run.table["raw_score"].tolist()
 
 
-def test_several_processes_fix_the_limits_that_one_does(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_look_at_what_one_does_in_its_order(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     data = Films(run.root / "films", training=22)
     data.setup()
 
     def trainer(rank: int, processes: int) -> Any:
-        return SimpleNamespace(
-            datamodule=data, global_rank=rank, world_size=processes, is_global_zero=rank == 0, fast_dev_run=False
-        )
+        return SimpleNamespace(datamodule=data, global_rank=rank, world_size=processes, is_global_zero=rank == 0)
+
+    # What films look like and what limits are made of it is for other tests.
+    monkeypatch.setattr(film_assessor, "look_at_training_film", lambda film, number: (number, float(film.mean())))
+    fix = staticmethod(lambda looks: SimpleNamespace(looks=looks, promised_rate=0.0))
+    monkeypatch.setattr(film_assessor, "FilmLimits", SimpleNamespace(fix=fix))
+    alone: Any = film_assessor._fix_limits(trainer(0, 1), run.model, 400)
+    assert [number for number, _ in alone.looks] == list(range(22))
+    assert len({mean for _, mean in alone.looks}) == 22
+    some: Any = film_assessor._fix_limits(trainer(0, 1), run.model, 20)
+    means = [mean for _, mean in alone.looks]
+    assert [mean for _, mean in some.looks] == [means[place] for place in np.linspace(0, 21, 20).round().astype(int)]
 
     shares: list[Any] = []
 
-    def look(own: Any) -> Any:
+    def gather_own(own: Any) -> Any:
         shares.append(own)
         raise InterruptedError
 
-    monkeypatch.setattr(film_assessor, "gather_objects", look)
+    monkeypatch.setattr(film_assessor, "gather_objects", gather_own)
     for rank in range(3):
         with pytest.raises(InterruptedError):
             film_assessor._fix_limits(trainer(rank, 3), run.model, 400)
     assert [len(share) for share in shares] == [8, 7, 7]
-    joined = lambda *first: lambda own: shares if isinstance(own, list) else [*first, own]  # noqa: E731
+
+    def joined(*first: Any) -> Any:
+        return lambda own: shares if isinstance(own, list) else [*first, own]
+
     monkeypatch.setattr(film_assessor, "gather_objects", joined())
-    limits = film_assessor._fix_limits(trainer(0, 3), run.model, 400)
-    monkeypatch.setattr(film_assessor, "gather_objects", joined(limits))
-    assert film_assessor._fix_limits(trainer(1, 3), run.model, 400) is limits
-    monkeypatch.undo()
-    alone = film_assessor._fix_limits(trainer(0, 1), run.model, 400)
-    assert limits is not None
-    assert alone is not None
-    assert limits.record() == alone.record()
+    together: Any = film_assessor._fix_limits(trainer(0, 3), run.model, 400)
+    assert together.looks == alone.looks
+    monkeypatch.setattr(film_assessor, "gather_objects", joined(together))
+    assert film_assessor._fix_limits(trainer(1, 3), run.model, 400) is together
 
 
 def test_too_few_training_films_are_said_to_be(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
