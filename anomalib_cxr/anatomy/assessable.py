@@ -135,8 +135,8 @@ class FilmLimits:
         films: Training normals that the limits are fixed on.
         faults: Names of the drawn faults, as reasons call them.
         taught: What their small pictures teach.
-        scales: (measures, 2) median and spread of each measure: likeness to faults, distance, oddness, and those of
-            :data:`_SINGLE`.
+        scales: (measures, 2) median and spread of each measure: likeness to faults, distance, oddness, and numbers by
+            themselves.
         limit: A film is not assessable where a scaled measure is above it.
     """
 
