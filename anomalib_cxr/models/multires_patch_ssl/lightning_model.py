@@ -156,8 +156,8 @@ class MultiResPatchSSL(BankMixin, AnomalibModule):  # type: ignore[misc]  # as i
         selection: How they are chosen.
         bank_views: How many more times each training image enters the banks, each time in another random pose and
             exposure, see :func:`~anomalib_cxr.augmentations.pose_and_exposure.pose_and_expose` (ours): a film that lies
-            or is exposed a little otherwise then finds its like. The banks grow as often; whitening, principal axes and
-            the statistics of the maps stay those of the images as they are.
+            or is exposed a little otherwise then finds its like. The banks grow as often; whitening and principal axes
+            are fitted to all of them, and the statistics of the maps to the images as they are.
         view_strength: How far these poses and exposures go.
         epochs: How often the encoder of each size sees each of its patches, which makes its number of steps, rounded;
             above 0, it stands in place of ``max_steps``. 0 counts ``max_steps`` for all sizes.

@@ -298,8 +298,8 @@ class MultiResPatchSSLModel(nn.Module):
         Args:
             features: :meth:`features` of all normal training images, for each size ``(N, rows, cols, D)``.
             image_index: Number of each image, shape ``(N,)``. Defaults to ``0 … N-1``.
-            as_they_are: How many of them, the first ones, show images as they are; the others are altered ones, which
-                are searched and nothing else. Defaults to ``None``: all.
+            as_they_are: How many of them, the first ones, show images as they are; the others are altered ones, and
+                count for the banks and their whitening alone. Defaults to ``None``: all.
 
         Raises:
             ValueError: If there are fewer than two images, or features do not suit the banks.
@@ -319,7 +319,7 @@ class MultiResPatchSSLModel(nn.Module):
         chosen = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))[: self.statistics_images]
         chosen = chosen.sort().values.to(index.device)
         for i, bank in enumerate(self.reference_banks()):
-            bank.fit(features[i], index, n)
+            bank.fit(features[i], index)
             scores = torch.cat([bank(features[i][part], index[part])[0].flatten() for part in chosen.split(16)])
             counted = scores[scores.isfinite()].cpu().double()  # Apple's devices have no float64
             if len(counted) == 0:

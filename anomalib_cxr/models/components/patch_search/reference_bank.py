@@ -71,14 +71,12 @@ class ReferenceBank(DynamicBufferMixin, nn.Module):
         # Principal axes (D, feature_dim); empty without PCA.
         self.register_buffer("components", torch.empty(0, 0, dtype=self.search.compute_dtype))
 
-    def fit(self, features: Tensor, image_index: Tensor | None = None, as_they_are: int | None = None) -> None:
+    def fit(self, features: Tensor, image_index: Tensor | None = None) -> None:
         """Build the bank.
 
         Args:
             features: Features of the normal training images, shape ``(N, rows, cols, D)``.
             image_index: Number of each image, shape ``(N,)``. Defaults to ``0 … N-1``.
-            as_they_are: How many of them, the first ones, principal axes and whitening are fitted to. Defaults to
-                ``None``: all.
 
         Raises:
             ValueError: If there are no features, if they are not finite, or shorter than ``feature_dim``.
@@ -90,14 +88,13 @@ class ReferenceBank(DynamicBufferMixin, nn.Module):
             )
             raise ValueError(msg)
         if self.feature_dim is not None:
-            fitted = features[:as_they_are]
-            precise = fitted if has_float64(features.device) else fitted.cpu()
+            precise = features if has_float64(features.device) else features.cpu()
             self.components = self._principal_axes(precise).to(self.components.dtype).to(features.device)
             features = torch.cat([self.shorten(part) for part in features.split(256)])
         n, rows, cols, _ = features.shape
         images = torch.arange(n) if image_index is None else image_index
         images = images.to(features.device).expand(rows, cols, n)
-        self.search.fit_metric(features[:as_they_are])
+        self.search.fit_metric(features)
         features = features.permute(1, 2, 0, 3)
         if self.max_references is not None and self.max_references < n:
             kept = self._select(features)
