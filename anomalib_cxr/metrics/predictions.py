@@ -26,8 +26,10 @@ COLUMNS = (
 
 PICTURE = "picture"
 """A column that files of version 0.1 lack."""
-ASSESSABLE, BECAUSE = "assessable", "not_assessable_because"
-"""The last columns; older files lack them."""
+ASSESSABLE = "assessable"
+"""Whether a film is of the kind that the model was trained on; a column that older files lack."""
+BECAUSE = "not_assessable_because"
+"""Why it is not; a column that older files lack."""
 
 _LATER = (PICTURE, ASSESSABLE, BECAUSE)
 _LABELS = {"normal", "abnormal", ""}
