@@ -68,6 +68,8 @@ def test_every_table_is_safe_and_is_read_back_the_same(tmp_path: Path) -> None:
             "decision": "",
             "split_hash": "",
             "picture": images[::-1],
+            "assessable": "no",
+            "not_assessable_because": [*PLAIN, *HOSTILE],
         }
     )
     write_predictions(tmp_path / "predictions.csv", predictions)

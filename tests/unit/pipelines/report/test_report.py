@@ -496,7 +496,8 @@ def test_a_new_metric_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     expected = called[truth].mean() - called[~truth].mean()
     job = CrossValidationJob("own", "a", None, 0, {})
     values = image_metrics(run.scores, run.labels, run.threshold)
-    _, table = make_tables([Evaluated(job, "last", run, values, 1.0, {})], {("own", "a"): 1}, draws=20)
+    costs = {"fit_seconds": 1.0, "image_ms": 1.0, "peak_gib": 1.0}
+    _, table = make_tables([Evaluated(job, "last", run, values, costs, {})], {("own", "a"): 1}, draws=20)
     assert table["Youden"].item() == pytest.approx(expected)
     assert table["Youden_low"].item() <= expected <= table["Youden_high"].item()
     assert "Youden" in to_markdown(table, "best_f1", 20, 0.95)
