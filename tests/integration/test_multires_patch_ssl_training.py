@@ -166,7 +166,10 @@ def test_banks_hold_each_image_in_other_poses_too_and_learn_whitening_from_all(t
     looks = [images, pose_and_expose(images, draws[:, :5], 0.5), pose_and_expose(images, draws[:, 5:], 0.5)]
     with torch.no_grad():
         features = [torch.cat(size) for size in zip(*map(plain.model.features, looks), strict=True)]
-    for bank, found in zip(model.model.reference_banks(), features, strict=True):
+    banks = zip(model.model.reference_banks(), features, model.model.score_mean, strict=True)
+    for bank, found, typical in banks:
+        own, _ = bank(found[:n], torch.arange(n))  # the statistics are those of images as they are
+        torch.testing.assert_close(typical, own.mean(), rtol=1e-3, atol=1e-5)
         torch.testing.assert_close(
             bank.search.centre.double(), found.double().mean(dim=(0, 1, 2)), rtol=1e-4, atol=1e-5
         )
